@@ -13,7 +13,7 @@
 
 use std::{
     cell::{Cell, RefCell},
-    collections::BTreeMap,
+    collections::{BTreeMap, BTreeSet},
     io,
     path::PathBuf,
     rc::Rc,
@@ -144,6 +144,8 @@ pub struct FilesConfig {
 pub struct Files {
     config: FilesConfig,
     slots: RefCell<BTreeMap<FileNumber, Slot>>,
+    /// Generations of the files that may hold records.
+    in_use: RefCell<BTreeSet<Generation>>,
     next_generation: Cell<u64>,
     next_number: Cell<u32>,
     /// Files being created or taken right now, so that two heads do not spend the same reserve.
@@ -179,6 +181,7 @@ impl Files {
         let files = Files {
             config,
             slots: RefCell::default(),
+            in_use: RefCell::default(),
             next_generation: Cell::new(1),
             next_number: Cell::new(0),
             creating: Cell::new(0),
@@ -224,6 +227,9 @@ impl Files {
                 Err(_) => (Generation(0), FileState::Unreadable, 0),
             };
             files.next_generation.set(files.next_generation.get().max(generation.0 + 1));
+            if matches!(state, FileState::Sealed(_)) {
+                files.in_use.borrow_mut().insert(generation);
+            }
             let handle = Rc::new(Handle { number, file, pins: Cell::new(0), unpinned: Notify::new() });
             files.slots.borrow_mut().insert(
                 number,
@@ -296,11 +302,8 @@ impl Files {
     }
 
     /// Whether a file of this generation may still hold records (it was not freed since).
-    pub fn holds(&self, file: FileNumber, generation: Generation) -> bool {
-        self.slots
-            .borrow()
-            .get(&file)
-            .is_some_and(|s| s.generation == generation && s.state != FileState::Free)
+    pub fn holds(&self, generation: Generation) -> bool {
+        self.in_use.borrow().contains(&generation)
     }
 
     // ------------------------------------------------------------------------------------------- accounting
@@ -430,6 +433,7 @@ impl Files {
             (slot.handle.clone(), slot.generation.0 != 0)
         };
         let generation = self.bump_generation(number);
+        self.in_use.borrow_mut().insert(generation);
         let header = self.header(number, head, HeaderState::Open, generation, first_seq, incarnation, next_lsn);
         write_header(&handle.file, &header).await?;
         let written_to = if recycled { self.config.file_length } else { FILE_HEADER_SIZE as u64 };
@@ -454,6 +458,7 @@ impl Files {
         write_header(&handle.file, &header).await?;
         let mut slots = self.slots.borrow_mut();
         let slot = slots.get_mut(&number).expect("a known file");
+        self.in_use.borrow_mut().remove(&slot.generation);
         slot.generation = generation;
         slot.state = FileState::Free;
         slot.live_bytes = 0;

@@ -453,7 +453,8 @@ impl<W: 'static> Log<W> {
                     offset: offset + place.offset,
                     length: place.stored_len,
                 };
-                records.push(DurableRecord { lsn: Lsn(first_lsn.0 + u64::from(at)), extent, body });
+                let lsn = Lsn(first_lsn.0 + u64::from(at));
+                records.push(DurableRecord { lsn, extent, body });
                 at += 1;
             };
             for record in append.records {
