@@ -143,7 +143,7 @@ impl Link {
                             mailbox.send(from, Frame::Reply { id, reply }).await;
                         }
                     })
-                    .detach();
+                    ;
                 }
             }
         }
@@ -170,7 +170,7 @@ impl Link {
         rt::spawn(async move {
             let _ = link.call(volume, request).await;
         })
-        .detach();
+        ;
     }
 
     async fn answer(&self, volume: u16, request: Request) -> Result<Reply, VolumeError> {

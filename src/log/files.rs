@@ -153,6 +153,9 @@ pub struct Files {
     freed: Notify,
 }
 
+const DIRECT: OpenOptions =
+    OpenOptions { read: true, write: true, create: false, create_new: false, direct: true };
+
 /// A file as found on disk at start.
 #[derive(Clone, Debug)]
 pub struct Found {
@@ -194,7 +197,7 @@ impl Files {
             };
             let number = FileNumber(number);
             files.next_number.set(files.next_number.get().max(number.0 + 1));
-            let file = File::open(&files.path(number), OpenOptions::read_write_direct())
+            let file = File::open(&files.path(number), DIRECT)
                 .await
                 .map_err(|e| unreadable(number, e))?;
             let length = file.len().await.map_err(|e| unreadable(number, e))?;
@@ -338,8 +341,7 @@ impl Files {
         let mut slots = self.slots.borrow_mut();
         slots
             .iter_mut()
-            .filter(|(_, s)| std::mem::take(&mut s.dirty))
-            .map(|(n, s)| (*n, s.generation, s.live_bytes))
+            .filter_map(|(n, s)| std::mem::take(&mut s.dirty).then_some((*n, s.generation, s.live_bytes)))
             .collect()
     }
 
@@ -369,7 +371,7 @@ impl Files {
         let number = FileNumber(self.next_number.get());
         self.next_number.set(number.0 + 1);
         let path = self.path(number);
-        let options = OpenOptions { create_new: true, ..OpenOptions::read_write_direct() };
+        let options = OpenOptions { create_new: true, ..DIRECT };
         let file = File::open(&path, options).await.map_err(full_or)?;
         if let Err(e) = file.allocate(self.config.file_length).await {
             drop(file);

@@ -175,7 +175,7 @@ impl<W: 'static> Log<W> {
         self.open_next(self.head(Head::Commit), SpaceClass::Reclaim).await?;
         for kind in HEADS {
             let log = self.clone();
-            rt::spawn(async move { log.run(kind).await }).detach();
+            rt::spawn(async move { log.run(kind).await });
         }
         Ok(())
     }

@@ -136,14 +136,14 @@ fn rule(store: &Store<'_>, record: &MetadataRecord<'_>, origin: &Origin) -> Resu
             let current = Register::Version { bucket: delete.bucket, key: delete.key }.current(store);
             check_condition(&delete.condition, current.as_ref())
         }
-        MetadataRecord::PutBucket(put) => match Register::Bucket { name: put.name }.current(store) {
+        MetadataRecord::PutBucket(put) => match (Register::Bucket { name: put.name }).current(store) {
             Some(c) if c.present => match BucketValue::decode(&c.slot.value) {
                 Some(b) if b.id != put.bucket.0 => Err(Refusal::Exists(shard_format::BucketId(b.id))),
                 _ => Ok(()),
             },
             _ => Ok(()),
         },
-        MetadataRecord::DeleteBucket { name, bucket } => match Register::Bucket { name }.current(store) {
+        MetadataRecord::DeleteBucket { name, bucket } => match (Register::Bucket { name }).current(store) {
             Some(c) if c.present => match BucketValue::decode(&c.slot.value) {
                 Some(b) if b.id == bucket.0 => Ok(()),
                 _ => Err(Refusal::Missing),

@@ -1,15 +1,26 @@
 //! Objects and buckets: what the S3 layer calls.
 //!
-//! INTERFACE ONLY (from the front): the types and the trait that `s3` is written against. The
-//! store implements [`ObjectStore`]; the tests of `s3` implement it in memory.
+//! [`ObjectStore`] is what `s3` is written against; [`Store`] is the store, the tests of `s3` have one in memory.
+//!
+//! ```text
+//!   put   body ─ 1 MiB pieces ─ MD5, segment checksums ─ chunk's volume (bulk) ─ flush ─┐
+//!         └ up to INLINE_BODY_MAX: in the record itself ────────────────────────────────┴─ propose to the key's group
+//!   get   key's group ─ record ─ inline body, or fetch pieces ahead from the chunks' volumes
+//!   list  every volume's share, merged
+//! ```
 #![allow(async_fn_in_trait)] // One core, one thread: no future here has to be `Send`.
 
 use crate::rt::Buf;
 use std::fmt;
 
-/// Names a bucket for ever: never reused, also when a bucket of the same name is made again.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
-pub struct BucketId(pub u64);
+mod bucket;
+mod get;
+mod put;
+mod store;
+mod upkeep;
+
+pub use self::{get::Reader, store::Store, upkeep::run_upkeep};
+pub use shard_format::BucketId;
 
 #[derive(Clone, Debug)]
 pub struct BucketInfo {

@@ -156,7 +156,7 @@ impl Volume {
                 // The frozen table stays and is retried by the next checkpoint; its position is its own.
                 inner.checkpoints_started.set(inner.checkpoints_done.get());
                 inner.dirty.set(true);
-                let error = if e.is_full() {
+                let error = if matches!(e, IndexError::Full { .. }) {
                     inner.index_full.set(true);
                     VolumeError::Full
                 } else {

@@ -38,7 +38,7 @@ pub use self::{
     shards::{Fetched, SEGMENTS_PER_RUN, Shard},
 };
 use crate::{
-    index::{Index, IndexError},
+    index::{Index, IndexError, StoreKind},
     limits::ACTIVE_BYTES_MAX,
     log::{
         Append, DurableBatch, DurableBody, Extent, FileState, Files, HeadPosition, Log, LogError, Record, Segment, Sink,
@@ -172,6 +172,7 @@ pub struct VolumeConfig {
     pub drive: DriveId,
     pub volume: VolumeId,
     pub segment_file_length: u64,
+    pub index_kind: StoreKind,
 }
 
 impl VolumeConfig {
@@ -462,9 +463,9 @@ impl Volume {
 
     fn start_tasks(&self) {
         let v = self.clone();
-        rt::spawn(async move { v.run_checkpoints().await }).detach();
+        rt::spawn(async move { v.run_checkpoints().await });
         let v = self.clone();
-        rt::spawn(async move { v.run_reclaim().await }).detach();
+        rt::spawn(async move { v.run_reclaim().await });
     }
 }
 

@@ -46,9 +46,12 @@ pub struct Recovery {
     pub ambiguous_tails: Vec<Head>,
 }
 
+/// A line per loss; a volume has at most a few before it is replaced.
+const ACCEPTED_LOSSES_BYTES_MAX: usize = 1 << 20;
+
 /// Losses an operator has accepted by name, a line each as `ostrakon` prints them.
 pub async fn read_accepted_losses(path: &Path) -> Vec<String> {
-    match rt::fs::read_file(path).await {
+    match rt::fs::read_file(path, ACCEPTED_LOSSES_BYTES_MAX).await {
         Ok(bytes) => String::from_utf8_lossy(&bytes).lines().map(|l| l.trim().to_owned()).collect(),
         Err(_) => Vec::new(),
     }
@@ -81,12 +84,12 @@ impl Volume {
             file_length: config.segment_file_length,
         })
         .await?;
-        let index = match Index::open(&config.index()).await {
+        let index = match Index::open(config.index_kind, &config.index()).await {
             Ok(index) => index,
             Err(IndexError::Damaged { .. }) => {
                 tracing::warn!(volume = %config.volume, "the index is damaged; rebuilding it from the segment files");
-                Index::destroy(&config.index()).await?;
-                Index::open(&config.index()).await?
+                Index::destroy(config.index_kind, &config.index()).await?;
+                Index::open(config.index_kind, &config.index()).await?
             }
             Err(e) => return Err(e.into()),
         };
