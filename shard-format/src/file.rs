@@ -59,7 +59,8 @@ pub struct FileHeader {
     pub head: Head,
     pub state: FileState,
     pub generation: Generation,
-    /// Sequence of the first batch in this generation.
+    /// Sequence of the first batch in this generation. Batches of older files of this head at or
+    /// above it were dropped by recovery and do not count.
     pub first_seq: BatchSeq,
     /// The start of the process that activated (or freed) the file.
     pub incarnation: Incarnation,
