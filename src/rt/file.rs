@@ -121,6 +121,11 @@ impl File {
         &self.handle.path
     }
 
+    #[cfg(test)]
+    pub(in crate::rt) fn handle(&self) -> Rc<FileHandle> {
+        self.handle.clone()
+    }
+
     /// One attempt at `buf[from..to]`: returns how many bytes came, 0 at the end of the file.
     pub async fn read_some_at(
         &self,
