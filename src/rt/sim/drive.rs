@@ -62,7 +62,11 @@ impl FaultPlan {
     /// No damage, but everything a correct program must bear without noticing: slow operations
     /// and short transfers.
     pub fn uneven() -> FaultPlan {
-        FaultPlan { slow: 0.01, short: 0.02, ..FaultPlan::healthy() }
+        FaultPlan {
+            slow: 0.01,
+            short: 0.02,
+            ..FaultPlan::healthy()
+        }
     }
 }
 
@@ -121,7 +125,10 @@ impl Drive {
     /// `path` as the disk knows it, if it is on this drive.
     pub fn relative(&self, path: &Path) -> Option<String> {
         let rest = path.strip_prefix(&self.prefix).ok()?;
-        let parts: Vec<_> = rest.components().map(|c| c.as_os_str().to_string_lossy()).collect();
+        let parts: Vec<_> = rest
+            .components()
+            .map(|c| c.as_os_str().to_string_lossy())
+            .collect();
         Some(parts.join("/"))
     }
 

@@ -34,3 +34,6 @@ pub use drive::FaultPlan;
 pub use rng::Rng;
 pub use slot::{Slot, world_slot, world_slot_remove};
 pub use world::{DriveId, Failure, NodeId, Point, RUN_TIME_MAX, Stop, World};
+
+#[cfg(test)]
+mod tests;

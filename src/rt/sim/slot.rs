@@ -49,7 +49,10 @@ impl Slots {
     pub fn get<T: Slot + Default>(&mut self, node: NodeId, path: &Path) -> Rc<RefCell<T>> {
         let entry = self.0.entry((node, path.to_path_buf())).or_insert_with(|| {
             let value = Rc::new(RefCell::new(T::default()));
-            Entry { any: value.clone(), slot: value }
+            Entry {
+                any: value.clone(),
+                slot: value,
+            }
         });
         match entry.any.clone().downcast() {
             Ok(value) => value,
@@ -64,7 +67,10 @@ impl Slots {
     /// The slots of a node, in the order of their paths.
     pub fn of_node(&self, node: NodeId) -> Vec<Rc<RefCell<dyn Slot>>> {
         let range = (node, PathBuf::new())..(NodeId(node.0 + 1), PathBuf::new());
-        self.0.range(range).map(|(_, entry)| entry.slot.clone()).collect()
+        self.0
+            .range(range)
+            .map(|(_, entry)| entry.slot.clone())
+            .collect()
     }
 }
 

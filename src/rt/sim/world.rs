@@ -25,7 +25,7 @@ use super::disk::{CutMode, Inode, SECTOR_SIZE, SyncMark};
 use super::drive::{Drive, Fate, FaultPlan, Kind, draw};
 use super::rng::Rng;
 use super::slot::Slots;
-use crate::rt::buf::{Buf, Pool};
+use crate::rt::buf::Pool;
 use crate::rt::executor::{Core, Driver, Remote, Simulated};
 use crate::rt::offload::Job;
 use crate::rt::ops::{FsCall, FsReply, Op, OpKey, RawFile};
@@ -205,9 +205,17 @@ struct Event {
 enum What {
     Turn(NodeId, CoreId),
     Timer(NodeId, CoreId),
-    Op { node: NodeId, core: CoreId, key: OpKey, id: u64 },
+    Op {
+        node: NodeId,
+        core: CoreId,
+        key: OpKey,
+        id: u64,
+    },
     Offload(u64),
-    Fail { node: NodeId, incarnation: u32 },
+    Fail {
+        node: NodeId,
+        incarnation: u32,
+    },
 }
 
 // ------------------------------------------------------------------ world ----
@@ -235,8 +243,13 @@ impl World {
             offload_cost: Rng::stream(seed, "offload", 0),
             cuts: Rng::stream(seed, "power cuts", 0),
         };
-        let shared = Shared { state: RefCell::new(state), cores: RefCell::default() };
-        World { shared: Rc::new(shared) }
+        let shared = Shared {
+            state: RefCell::new(state),
+            cores: RefCell::default(),
+        };
+        World {
+            shared: Rc::new(shared),
+        }
     }
 
     pub fn seed(&self) -> u64 {
@@ -299,7 +312,12 @@ impl World {
         let mut state = self.shared.state.borrow_mut();
         let index = state.drives.len();
         let seed = state.seed;
-        state.drives.push(Drive::new(seed, index as u64, path.as_ref().to_path_buf(), plan));
+        state.drives.push(Drive::new(
+            seed,
+            index as u64,
+            path.as_ref().to_path_buf(),
+            plan,
+        ));
         state.nodes[usize::from(node.0)].drives.push(index);
         DriveId(index as u16)
     }
@@ -332,7 +350,11 @@ impl World {
         self.shared.cores.borrow_mut()[usize::from(node.0)] = cores
             .into_iter()
             .map(|(remote, driver)| {
-                Core::new(remote, Pool::heap(POOL_SIZE), Driver::Sim(Box::new(driver)))
+                Core::new(
+                    remote,
+                    Rc::new(Pool::heap(POOL_SIZE)),
+                    Driver::Sim(Box::new(driver)),
+                )
             })
             .collect();
     }
@@ -417,7 +439,11 @@ impl World {
         let mut state = self.shared.state.borrow_mut();
         let n = state.node(node);
         assert!(number >= n.ops, "operation {number} has started already");
-        n.trigger = Some(Trigger { number, point, failure });
+        n.trigger = Some(Trigger {
+            number,
+            point,
+            failure,
+        });
     }
 
     /// [`World::fail_at`] with a power cut.
@@ -429,7 +455,11 @@ impl World {
 
     /// Time since the world began.
     pub fn now(&self) -> Duration {
-        self.shared.state.borrow().now.saturating_since(Instant::default())
+        self.shared
+            .state
+            .borrow()
+            .now
+            .saturating_since(Instant::default())
     }
 
     /// Starts a task on a core.
@@ -439,8 +469,13 @@ impl World {
         core: CoreId,
         future: impl Future<Output = T> + 'static,
     ) -> Task<T> {
-        let target = self.shared.core(node, core).expect("the node is up and has that core");
-        let task = self.shared.enter(node, || target.enter(|| target.spawn(future)));
+        let target = self
+            .shared
+            .core(node, core)
+            .expect("the node is up and has that core");
+        let task = self
+            .shared
+            .enter(node, || target.enter(|| target.spawn(future)));
         self.shared.arrange(node);
         task
     }
@@ -517,7 +552,9 @@ thread_local! {
 
 /// The world and the node of the code that runs now.
 pub(super) fn current_world() -> (Rc<Shared>, NodeId) {
-    CURRENT.with(|c| c.borrow().clone()).expect("called outside a simulated core")
+    CURRENT
+        .with(|c| c.borrow().clone())
+        .expect("called outside a simulated core")
 }
 
 impl Shared {
@@ -535,7 +572,11 @@ impl Shared {
     }
 
     fn core(&self, node: NodeId, core: CoreId) -> Option<Rc<Core>> {
-        self.cores.borrow().get(usize::from(node.0))?.get(usize::from(core.0)).cloned()
+        self.cores
+            .borrow()
+            .get(usize::from(node.0))?
+            .get(usize::from(core.0))
+            .cloned()
     }
 
     /// Schedules what the node's cores want to do.
@@ -587,7 +628,9 @@ impl Shared {
                 turns.next = None;
                 state.event_note("turn", u64::from(node.0), u64::from(id.0));
                 drop(state);
-                let Some(core) = self.core(node, id) else { return };
+                let Some(core) = self.core(node, id) else {
+                    return;
+                };
                 self.enter(node, || {
                     core.take_remote();
                     core.run_one();
@@ -603,16 +646,35 @@ impl Shared {
                 }
                 turns.timer = None;
                 drop(state);
-                let Some(core) = self.core(node, id) else { return };
+                let Some(core) = self.core(node, id) else {
+                    return;
+                };
                 self.enter(node, || core.fire_timers());
                 self.arrange(node);
             }
-            What::Op { node, core, key, id } => self.op_over(node, core, key, id),
+            What::Op {
+                node,
+                core,
+                key,
+                id,
+            } => self.op_over(node, core, key, id),
             What::Offload(id) => {
                 let job = self.state.borrow_mut().offloads.remove(&id);
-                let Some(Offload { node, core: core_id, job, fail_after }) = job else { return };
-                let Some(core) = self.core(node, core_id) else { return };
-                self.state.borrow_mut().event_note("offloaded", u64::from(node.0), id);
+                let Some(Offload {
+                    node,
+                    core: core_id,
+                    job,
+                    fail_after,
+                }) = job
+                else {
+                    return;
+                };
+                let Some(core) = self.core(node, core_id) else {
+                    return;
+                };
+                self.state
+                    .borrow_mut()
+                    .event_note("offloaded", u64::from(node.0), id);
                 self.enter(node, || core.enter(job));
                 if fail_after {
                     let mut state = self.state.borrow_mut();
@@ -633,17 +695,22 @@ impl Shared {
 
     /// An operation's time has come: its effect on the drive, then the news to the core.
     fn op_over(self: &Rc<Self>, node: NodeId, id: CoreId, key: OpKey, flight_id: u64) {
-        let Some(core) = self.core(node, id) else { return };
+        let Some(core) = self.core(node, id) else {
+            return;
+        };
         let mut state = self.state.borrow_mut();
         let at = (node, id, key);
         if state.flights.get(&at).is_none_or(|f| f.id != flight_id) {
             return;
         }
-        let Some(flight) = state.flights.remove(&at) else { return };
+        let Some(flight) = state.flights.remove(&at) else {
+            return;
+        };
         let result = if flight.cancelled {
             -libc::ECANCELED
         } else {
-            core.with_op(key, |op| state.effect(node, &flight, op)).unwrap_or(-libc::ECANCELED)
+            core.with_op(key, |op| state.effect(node, &flight, op))
+                .unwrap_or(-libc::ECANCELED)
         };
         state.event_note("over", flight_id, result as u64);
         if flight.fail_after {
@@ -678,7 +745,11 @@ impl Shared {
             n.up = false;
             n.due = None;
             n.trigger = None;
-            state.event_note("fail", u64::from(node.0), matches!(failure, Failure::Crash).into());
+            state.event_note(
+                "fail",
+                u64::from(node.0),
+                matches!(failure, Failure::Crash).into(),
+            );
             let keys: Vec<_> = state
                 .flights
                 .range((node, CoreId(0), 0)..=(node, CoreId(u16::MAX), OpKey::MAX))
@@ -693,7 +764,9 @@ impl Shared {
         };
         // What was under way may have reached the drive, in any order.
         for ((_, id, key), flight) in flights {
-            let Some(core) = self.core(node, id) else { continue };
+            let Some(core) = self.core(node, id) else {
+                continue;
+            };
             let mut state = self.state.borrow_mut();
             let lands = state.cuts.coin();
             let lands = match failure {
@@ -708,7 +781,14 @@ impl Shared {
         self.stop_cores(node);
         let slots = {
             let mut state = self.state.borrow_mut();
-            let State { nodes, drives, cuts, files, slots, .. } = &mut *state;
+            let State {
+                nodes,
+                drives,
+                cuts,
+                files,
+                slots,
+                ..
+            } = &mut *state;
             files.retain(|_, f| f.node != node);
             let mut cut_slots = Vec::new();
             for &drive in &nodes[usize::from(node.0)].drives {
@@ -729,7 +809,8 @@ impl Shared {
             // A stream of its own for each, so that a slot's draws move nobody else's.
             let n = self.state.borrow_mut().cuts.u64();
             let seed = self.state.borrow().seed;
-            slot.borrow_mut().power_cut(&mut Rng::stream(seed, "slot", n));
+            slot.borrow_mut()
+                .power_cut(&mut Rng::stream(seed, "slot", n));
         }
     }
 
@@ -740,9 +821,13 @@ impl Shared {
             let mut state = self.state.borrow_mut();
             let n = state.node(node);
             n.up = false;
-            n.cores.iter_mut().for_each(|turns| *turns = Turns::default());
+            n.cores
+                .iter_mut()
+                .for_each(|turns| *turns = Turns::default());
             let (of_node, rest): (BTreeMap<_, _>, BTreeMap<_, _>) =
-                std::mem::take(&mut state.offloads).into_iter().partition(|(_, o)| o.node == node);
+                std::mem::take(&mut state.offloads)
+                    .into_iter()
+                    .partition(|(_, o)| o.node == node);
             state.offloads = rest;
             of_node
         };
@@ -800,7 +885,10 @@ impl State {
         delay: &std::ops::RangeInclusive<Duration>,
     ) {
         let latest = self.now + *delay.end();
-        if self.node(node).cores[usize::from(core.0)].next.is_some_and(|at| at <= latest) {
+        if self.node(node).cores[usize::from(core.0)]
+            .next
+            .is_some_and(|at| at <= latest)
+        {
             return;
         }
         let mut after = draw(&mut self.schedule, delay);
@@ -840,7 +928,9 @@ impl State {
     /// `path` is a directory above the mount point of a drive.
     fn is_above_drives(&self, node: NodeId, path: &Path) -> bool {
         let drives = &self.nodes[usize::from(node.0)].drives;
-        drives.iter().any(|&d| self.drives[d].prefix.starts_with(path))
+        drives
+            .iter()
+            .any(|&d| self.drives[d].prefix.starts_with(path))
     }
 
     fn file(&self, number: u64) -> Option<&OpenFile> {
@@ -894,7 +984,15 @@ impl State {
             fail_after: strikes == Some(Point::After),
         };
         self.flights.insert((node, core, key), flight);
-        self.event(over, What::Op { node, core, key, id });
+        self.event(
+            over,
+            What::Op {
+                node,
+                core,
+                key,
+                id,
+            },
+        );
     }
 
     /// The drive an operation goes to, what it will meet there, and what it covers if it is a sync.
@@ -906,25 +1004,53 @@ impl State {
     ) -> (Option<usize>, Fate, Option<(Inode, SyncMark)>) {
         let mut mark = None;
         let (drive, inode, offset, len) = match op {
-            Op::Read { file, from, to, offset, .. } | Op::Write { file, from, to, offset, .. } => {
-                let file = self.file(file.sim_number());
-                (file.map(|f| f.drive), file.map(|f| f.inode), *offset, (to - from) as u64)
+            Op::Read {
+                file,
+                from,
+                to,
+                offset,
+                ..
             }
-            Op::WriteVectored { file, bufs, first, skip, offset, .. } => {
-                let file = self.file(file.sim_number());
+            | Op::Write {
+                file,
+                from,
+                to,
+                offset,
+                ..
+            } => {
+                let file = self.file(file.sim());
+                (
+                    file.map(|f| f.drive),
+                    file.map(|f| f.inode),
+                    *offset,
+                    (to - from) as u64,
+                )
+            }
+            Op::WriteVectored {
+                file,
+                bufs,
+                first,
+                skip,
+                offset,
+                ..
+            } => {
+                let file = self.file(file.sim());
                 let len = bufs[*first..].iter().map(|b| b.len()).sum::<usize>() - skip;
-                (file.map(|f| f.drive), file.map(|f| f.inode), *offset, len as u64)
+                (
+                    file.map(|f| f.drive),
+                    file.map(|f| f.inode),
+                    *offset,
+                    len as u64,
+                )
             }
             Op::Sync { file, .. } => {
-                let file = self.file(file.sim_number());
+                let file = self.file(file.sim());
                 if let Some(f) = file {
                     mark = Some((f.inode, self.drives[f.drive].disk.sync_mark(f.inode)));
                 }
                 (file.map(|f| f.drive), None, 0, 0)
             }
-            Op::Allocate { file, .. } => {
-                (self.file(file.sim_number()).map(|f| f.drive), None, 0, 0)
-            }
+            Op::Allocate { file, .. } => (self.file(file.sim()).map(|f| f.drive), None, 0, 0),
             Op::Fs { call, .. } => {
                 let drive = match call {
                     FsCall::Len { file } => self.file(*file).map(|f| f.drive),
@@ -963,8 +1089,14 @@ impl State {
         let dead = flight.drive.is_some_and(|d| self.drives[d].dead);
         let fate = if dead { Fate::Error(0) } else { flight.fate };
         match op {
-            Op::Read { file, buf, from, to, offset } => {
-                let Some(f) = self.file(file.sim_number()).filter(|f| f.read) else {
+            Op::Read {
+                file,
+                buf,
+                from,
+                to,
+                offset,
+            } => {
+                let Some(f) = self.file(file.sim()).filter(|f| f.read) else {
                     return -libc::EBADF;
                 };
                 let out = &mut buf.whole_mut()[*from..*to];
@@ -974,17 +1106,33 @@ impl State {
                     Fate::Short(n) => n,
                     _ => out.len(),
                 };
-                match self.drives[f.drive].disk.read(f.inode, *offset, &mut out[..n]) {
+                match self.drives[f.drive]
+                    .disk
+                    .read(f.inode, *offset, &mut out[..n])
+                {
                     Ok(n) => n as i32,
                     Err(e) => errno(e.into()),
                 }
             }
-            Op::Write { file, buf, from, to, offset } => {
-                let number = file.sim_number();
-                self.write(number, fate, *offset, &[&buf.whole()[*from..*to]])
+            Op::Write {
+                file,
+                buf,
+                from,
+                to,
+                offset,
+            } => {
+                let number = file.sim();
+                self.write(number, fate, *offset, &[&buf[*from..*to]])
             }
-            Op::WriteVectored { file, bufs, first, skip, offset, .. } => {
-                let number = file.sim_number();
+            Op::WriteVectored {
+                file,
+                bufs,
+                first,
+                skip,
+                offset,
+                ..
+            } => {
+                let number = file.sim();
                 let mut parts: Vec<&[u8]> = bufs[*first..].iter().map(|b| &b[..]).collect();
                 if let Some(part) = parts.first_mut() {
                     *part = &part[*skip..];
@@ -1007,7 +1155,7 @@ impl State {
                 0
             }
             Op::Allocate { file, len } => {
-                let Some(f) = self.file(file.sim_number()).filter(|f| f.write) else {
+                let Some(f) = self.file(file.sim()).filter(|f| f.write) else {
                     return -libc::EBADF;
                 };
                 let (drive, inode) = (f.drive, f.inode);
@@ -1143,9 +1291,19 @@ fn errno(e: std::io::Error) -> i32 {
 /// production would answer with EINVAL.
 fn assert_direct(file: &OpenFile, offset: u64, bytes: &[u8]) {
     if file.direct {
-        assert!(offset.is_multiple_of(SECTOR_SIZE), "O_DIRECT offset {offset}");
-        assert!((bytes.len() as u64).is_multiple_of(SECTOR_SIZE), "O_DIRECT length {}", bytes.len());
-        assert!((bytes.as_ptr() as usize as u64).is_multiple_of(SECTOR_SIZE), "O_DIRECT memory");
+        assert!(
+            offset.is_multiple_of(SECTOR_SIZE),
+            "O_DIRECT offset {offset}"
+        );
+        assert!(
+            (bytes.len() as u64).is_multiple_of(SECTOR_SIZE),
+            "O_DIRECT length {}",
+            bytes.len()
+        );
+        assert!(
+            (bytes.as_ptr() as usize as u64).is_multiple_of(SECTOR_SIZE),
+            "O_DIRECT memory"
+        );
     }
 }
 
@@ -1185,9 +1343,23 @@ fn digest(op: &Op) -> u64 {
         rest.iter().fold(h, |h, &b| mix(h, u64::from(b)))
     };
     match op {
-        Op::Read { from, to, offset, .. } => mix(mix(1, *offset), (to - from) as u64),
-        Op::Write { buf, from, to, offset, .. } => bytes(mix(2, *offset), &buf.whole()[*from..*to]),
-        Op::WriteVectored { bufs, first, skip, offset, .. } => {
+        Op::Read {
+            from, to, offset, ..
+        } => mix(mix(1, *offset), (to - from) as u64),
+        Op::Write {
+            buf,
+            from,
+            to,
+            offset,
+            ..
+        } => bytes(mix(2, *offset), &buf[*from..*to]),
+        Op::WriteVectored {
+            bufs,
+            first,
+            skip,
+            offset,
+            ..
+        } => {
             let h = mix(mix(3, *offset), *skip as u64);
             bufs[*first..].iter().fold(h, |h, b| bytes(h, b))
         }
@@ -1200,21 +1372,51 @@ fn digest(op: &Op) -> u64 {
 
 fn describe(op: &Op) -> String {
     match op {
-        Op::Read { file, from, to, offset, .. } => {
-            format!("read {} bytes at {offset} of file {}", to - from, file.sim_number())
+        Op::Read {
+            file,
+            from,
+            to,
+            offset,
+            ..
+        } => {
+            format!(
+                "read {} bytes at {offset} of file {}",
+                to - from,
+                file.sim()
+            )
         }
-        Op::Write { file, from, to, offset, .. } => {
-            format!("write {} bytes at {offset} of file {}", to - from, file.sim_number())
+        Op::Write {
+            file,
+            from,
+            to,
+            offset,
+            ..
+        } => {
+            format!(
+                "write {} bytes at {offset} of file {}",
+                to - from,
+                file.sim()
+            )
         }
-        Op::WriteVectored { file, bufs, first, offset, .. } => format!(
+        Op::WriteVectored {
+            file,
+            bufs,
+            first,
+            offset,
+            ..
+        } => format!(
             "write {} buffers at {offset} of file {}",
             bufs.len() - first,
-            file.sim_number()
+            file.sim()
         ),
         Op::Sync { file, data_only } => {
-            format!("sync file {}{}", file.sim_number(), if *data_only { " (data)" } else { "" })
+            format!(
+                "sync file {}{}",
+                file.sim(),
+                if *data_only { " (data)" } else { "" }
+            )
         }
-        Op::Allocate { file, len } => format!("allocate {len} of file {}", file.sim_number()),
+        Op::Allocate { file, len } => format!("allocate {len} of file {}", file.sim()),
         Op::Fs { call, .. } => format!("{call:?}"),
         _ => "?".to_string(),
     }
@@ -1290,11 +1492,19 @@ impl Simulated for SimCore {
             let cost = draw(&mut state.offload_cost, &OFFLOAD_COST);
             if strikes == Some(Point::Middle) {
                 let incarnation = state.node(self.node).incarnation;
-                let fail = What::Fail { node: self.node, incarnation };
+                let fail = What::Fail {
+                    node: self.node,
+                    incarnation,
+                };
                 state.event(now + cost / 2, fail);
             }
             let fail_after = strikes == Some(Point::After);
-            let offload = Offload { node: self.node, core: self.core, job, fail_after };
+            let offload = Offload {
+                node: self.node,
+                core: self.core,
+                job,
+                fail_after,
+            };
             state.offloads.insert(id, offload);
             state.event(now + cost, What::Offload(id));
             None
@@ -1311,7 +1521,3 @@ impl Simulated for SimCore {
         });
     }
 }
-
-/// So that `Buf` need not be imported where only its methods are used.
-#[allow(unused)]
-fn _buffers(_: &Buf) {}
