@@ -40,13 +40,16 @@ fn block_on<F: Future>(future: F) -> F::Output {
 
 /// A permutation of 0..keys, so that keys come in random order and each exactly once.
 fn shuffled(n: u64, keys: u64) -> u64 {
+    // Each step is a bijection of the numbers below the next power of two; walking on from those
+    // that are out of range is one of the rest.
+    let bits = keys.next_power_of_two().trailing_zeros().max(2);
+    let mask = (1 << bits) - 1;
     let mut x = n;
-    // A Feistel-free walk: multiply by an odd number modulo the next power of two, skip what is
-    // out of range.
-    let mask = keys.next_power_of_two() - 1;
     loop {
-        x = (x.wrapping_mul(SEED | 1) ^ (x >> 7)) & mask;
+        x = x.wrapping_mul(SEED | 1) & mask;
+        x ^= x >> (bits / 2);
         x = x.wrapping_mul(0x2545_F491_4F6C_DD1D) & mask;
+        x ^= x >> (bits / 2);
         if x < keys {
             return x;
         }
