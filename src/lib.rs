@@ -1,1 +1,3 @@
 //! Ostrakon
+
+pub mod http;
