@@ -1,0 +1,261 @@
+//! Waiting among the tasks of one core: first come, first served.
+
+use std::cell::{Cell, RefCell};
+use std::collections::BTreeMap;
+use std::future::Future;
+use std::pin::Pin;
+use std::rc::Rc;
+use std::task::{Context, Poll, Waker};
+
+/// Tasks in the order they began to wait.
+#[derive(Default)]
+pub(in crate::rt) struct Waiters {
+    next: Cell<u64>,
+    wakers: RefCell<BTreeMap<u64, Waker>>,
+}
+
+impl Waiters {
+    /// A place at the end of the line. It counts from the first [`Waiters::wait`].
+    pub(in crate::rt) fn ticket(&self) -> u64 {
+        let ticket = self.next.get();
+        self.next.set(ticket + 1);
+        ticket
+    }
+
+    pub(in crate::rt) fn wait(&self, ticket: u64, waker: &Waker) {
+        self.wakers.borrow_mut().insert(ticket, waker.clone());
+    }
+
+    pub(in crate::rt) fn leave(&self, ticket: u64) {
+        let waker = self.wakers.borrow_mut().remove(&ticket);
+        drop(waker);
+    }
+
+    pub(in crate::rt) fn is_empty(&self) -> bool {
+        self.wakers.borrow().is_empty()
+    }
+
+    /// Somebody waits with an older ticket.
+    pub(in crate::rt) fn is_behind(&self, ticket: u64) -> bool {
+        self.wakers
+            .borrow()
+            .keys()
+            .next()
+            .is_some_and(|&first| first < ticket)
+    }
+
+    /// Wakes the first in line, who keeps the place until it leaves.
+    pub(in crate::rt) fn wake_first(&self) {
+        let waker = self.wakers.borrow().values().next().cloned();
+        if let Some(waker) = waker {
+            waker.wake();
+        }
+    }
+
+    /// Wakes all, in order, and forgets them.
+    pub(in crate::rt) fn wake_all(&self) {
+        let wakers = std::mem::take(&mut *self.wakers.borrow_mut());
+        for waker in wakers.into_values() {
+            waker.wake();
+        }
+    }
+}
+
+/// A place in line that is given up on drop.
+struct Place<'a> {
+    waiters: &'a Waiters,
+    ticket: Option<u64>,
+}
+
+impl Place<'_> {
+    fn ticket(&mut self) -> u64 {
+        *self.ticket.get_or_insert_with(|| self.waiters.ticket())
+    }
+}
+
+impl Drop for Place<'_> {
+    fn drop(&mut self) {
+        if let Some(ticket) = self.ticket {
+            self.waiters.leave(ticket);
+        }
+    }
+}
+
+/// An event. `notify_one` is remembered until somebody waits for it (once, however often it was
+/// called); `notify_all` wakes those who wait now.
+#[derive(Default)]
+pub struct Notify {
+    waiters: Waiters,
+    stored: Cell<bool>,
+    /// Grows with each `notify_all`.
+    round: Cell<u64>,
+}
+
+impl Notify {
+    pub fn new() -> Notify {
+        Notify::default()
+    }
+
+    pub fn notify_one(&self) {
+        self.stored.set(true);
+        self.waiters.wake_first();
+    }
+
+    pub fn notify_all(&self) {
+        self.round.set(self.round.get() + 1);
+        self.waiters.wake_all();
+    }
+
+    /// Counts from this call, not from the first poll: what happens in between is not missed.
+    pub fn notified(&self) -> Notified<'_> {
+        Notified {
+            notify: self,
+            round: self.round.get(),
+            place: Place {
+                waiters: &self.waiters,
+                ticket: None,
+            },
+        }
+    }
+}
+
+#[must_use = "does nothing unless awaited"]
+pub struct Notified<'a> {
+    notify: &'a Notify,
+    round: u64,
+    place: Place<'a>,
+}
+
+impl Future for Notified<'_> {
+    type Output = ();
+
+    fn poll(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<()> {
+        let ticket = self.place.ticket();
+        let notify = self.notify;
+        if notify.round.get() != self.round {
+            return Poll::Ready(());
+        }
+        if notify.stored.get() && !notify.waiters.is_behind(ticket) {
+            notify.stored.set(false);
+            return Poll::Ready(());
+        }
+        notify.waiters.wait(ticket, cx.waker());
+        Poll::Pending
+    }
+}
+
+impl Drop for Notified<'_> {
+    fn drop(&mut self) {
+        // Whoever was woken for a stored event and left without it passes it on.
+        if let Some(ticket) = self.place.ticket.take() {
+            self.notify.waiters.leave(ticket);
+            if self.notify.stored.get() {
+                self.notify.waiters.wake_first();
+            }
+        }
+    }
+}
+
+struct SemaphoreInner {
+    free: Cell<usize>,
+    waiters: Waiters,
+}
+
+/// Counted permits, granted strictly in order: a large request at the head of the line is not
+/// overtaken by small ones behind it.
+#[derive(Clone)]
+pub struct Semaphore {
+    inner: Rc<SemaphoreInner>,
+}
+
+impl Semaphore {
+    pub fn new(permits: usize) -> Semaphore {
+        Semaphore {
+            inner: Rc::new(SemaphoreInner {
+                free: Cell::new(permits),
+                waiters: Waiters::default(),
+            }),
+        }
+    }
+
+    pub fn available(&self) -> usize {
+        self.inner.free.get()
+    }
+
+    /// `None` if there are too few, or others wait.
+    pub fn try_acquire(&self, count: usize) -> Option<Permit> {
+        (self.inner.waiters.is_empty() && self.inner.free.get() >= count).then(|| self.take(count))
+    }
+
+    fn take(&self, count: usize) -> Permit {
+        self.inner.free.set(self.inner.free.get() - count);
+        Permit {
+            inner: self.inner.clone(),
+            count,
+        }
+    }
+
+    pub async fn acquire(&self, count: usize) -> Permit {
+        let waiters = &self.inner.waiters;
+        let mut place = Place {
+            waiters,
+            ticket: None,
+        };
+        let permit = std::future::poll_fn(|cx| {
+            let ticket = place.ticket();
+            if self.inner.free.get() >= count && !waiters.is_behind(ticket) {
+                return Poll::Ready(self.take(count));
+            }
+            waiters.wait(ticket, cx.waker());
+            Poll::Pending
+        })
+        .await;
+        drop(place);
+        // What is left may do for the next in line.
+        if self.inner.free.get() > 0 {
+            waiters.wake_first();
+        }
+        permit
+    }
+
+    /// Adds permits for good.
+    pub fn add(&self, count: usize) {
+        self.inner.free.set(self.inner.free.get() + count);
+        self.inner.waiters.wake_first();
+    }
+}
+
+/// Permits, returned on drop.
+#[must_use = "dropping it returns the permits"]
+pub struct Permit {
+    inner: Rc<SemaphoreInner>,
+    count: usize,
+}
+
+impl Permit {
+    pub fn count(&self) -> usize {
+        self.count
+    }
+
+    /// Takes the permits out of circulation.
+    pub fn forget(mut self) {
+        self.count = 0;
+    }
+
+    /// Returns `count` of the permits now.
+    pub fn release(&mut self, count: usize) {
+        assert!(count <= self.count);
+        self.count -= count;
+        self.inner.free.set(self.inner.free.get() + count);
+        self.inner.waiters.wake_first();
+    }
+}
+
+impl Drop for Permit {
+    fn drop(&mut self) {
+        if self.count > 0 {
+            self.inner.free.set(self.inner.free.get() + self.count);
+            self.inner.waiters.wake_first();
+        }
+    }
+}
