@@ -13,6 +13,7 @@ use std::cell::{Cell, RefCell, UnsafeCell};
 use std::collections::{BTreeMap, VecDeque};
 use std::future::Future;
 use std::io;
+use std::os::fd::RawFd;
 use std::pin::Pin;
 use std::ptr;
 use std::rc::Rc;
@@ -61,7 +62,12 @@ pub enum Driver {
 
 /// How a sleeping core is woken. The `sim` driver needs none: it looks at [`Core::has_work`].
 pub trait Unpark: Send + Sync {
+    /// Wakes it; through the current core's ring, if that is possible.
     fn unpark(&self, remote: &Arc<Remote>);
+    /// Wakes it without the help of a ring.
+    fn unpark_now(&self);
+    /// Its ring, if it can be woken through that.
+    fn ring_fd(&self) -> Option<RawFd>;
 }
 
 /// The part of a core that other threads may touch.
@@ -132,6 +138,10 @@ impl Remote {
         if let Some(unpark) = self.unpark.get() {
             unpark.unpark(self);
         }
+    }
+
+    pub(in crate::rt) fn ring_fd(&self) -> Option<RawFd> {
+        self.unpark.get()?.ring_fd()
     }
 
     /// Before a core sleeps. It must look at its queues once more after this, and call
@@ -663,12 +673,18 @@ impl Core {
     }
 
     /// Starts an operation nobody waits for.
-    pub(in crate::rt) fn submit_orphan(&self, op: Op) {
+    /// False if that is not possible now.
+    pub(in crate::rt) fn submit_orphan(&self, op: Op) -> bool {
         if self.closed.get() {
-            return;
+            return false;
         }
-        let key = self.ops.borrow_mut().insert_orphan(op);
+        let Ok(mut ops) = self.ops.try_borrow_mut() else {
+            return false;
+        };
+        let key = ops.insert_orphan(op);
+        drop(ops);
         self.start(key);
+        true
     }
 
     pub(in crate::rt) fn poll_op(&self, key: OpKey, cx: &mut Context<'_>) -> Poll<(Op, Outcome)> {
@@ -691,6 +707,11 @@ impl Core {
     /// Operations in flight, or over and not yet taken.
     pub fn ops_live(&self) -> usize {
         self.ops.borrow().live()
+    }
+
+    /// Operations that the driver has not ended yet.
+    pub fn ops_in_flight(&self) -> usize {
+        self.ops.borrow().in_flight()
     }
 
     /// Completions that named no operation in flight. Always 0, or the driver is wrong.
@@ -723,6 +744,12 @@ impl Core {
             } => {
                 if let Driver::Uring(uring) = &self.driver {
                     uring.discard(brought, outcome);
+                }
+                if let Some(Op::Wake { remote }) = &op
+                    && outcome.result < 0
+                    && let Some(unpark) = remote.unpark.get()
+                {
+                    unpark.unpark_now();
                 }
                 drop(op);
             }

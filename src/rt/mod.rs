@@ -44,7 +44,9 @@ pub use file::{File, OpenOptions, fs};
 pub use mailbox::{Full, Mailbox, mesh};
 pub use net::{TcpListener, TcpStream};
 pub use offload::offload;
-// pub use uring::{Config, Features, Reactor, Unsupported, probe, spawn_core, spawn_cores};
+pub use uring::{
+    Config, CoreThread, Features, Reactor, Unsupported, features, probe, spawn_core, spawn_cores,
+};
 
 /// Number of a core within its process, from 0.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]

@@ -17,7 +17,6 @@
 
 use std::collections::VecDeque;
 use std::io;
-use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::rc::Rc;
 use std::sync::Arc;
@@ -276,6 +275,16 @@ impl Table {
     /// Operations in flight, or over and not yet taken.
     pub fn live(&self) -> usize {
         self.live
+    }
+
+    /// Operations whose final completion is still to come.
+    pub fn in_flight(&self) -> usize {
+        let flying = |c: &&Cell| match &c.slot {
+            Slot::Flight { .. } => true,
+            Slot::Many { ended, .. } => !ended,
+            Slot::Done { .. } | Slot::Free(_) => false,
+        };
+        self.cells.iter().filter(flying).count()
     }
 
     fn insert_slot(&mut self, slot: Slot) -> OpKey {
