@@ -3,6 +3,11 @@
 #[macro_use]
 pub mod plant;
 
+pub mod cli;
+pub mod config;
+pub mod credentials;
+pub mod datadir;
+pub mod http;
 pub mod index;
 pub mod limits;
 pub mod link;
@@ -11,4 +16,8 @@ pub mod meta;
 pub mod object;
 pub mod placement;
 pub mod rt;
+pub mod s3;
+pub mod server;
+pub mod signals;
+pub mod startup;
 pub mod volume;
