@@ -13,6 +13,7 @@ pub mod limits;
 pub mod link;
 pub mod log;
 pub mod meta;
+pub mod node;
 pub mod object;
 pub mod placement;
 pub mod rt;

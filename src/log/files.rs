@@ -26,7 +26,7 @@ use shard_format::{
 
 use super::{Extent, LogError};
 use crate::{
-    limits::{INDEX_HEADROOM, RESERVE_FILES},
+    limits::RESERVE_FILES,
     rt::{self, Buf, File, OpenOptions, sync::Notify},
 };
 
@@ -138,6 +138,8 @@ pub struct FilesConfig {
     pub drive: DriveId,
     pub volume: VolumeId,
     pub file_length: u64,
+    /// Free bytes of the file system that are not for segment files.
+    pub headroom: u64,
 }
 
 /// The table of a volume's segment files.
@@ -362,7 +364,7 @@ impl Files {
         let full_or = |e: io::Error| {
             if e.kind() == io::ErrorKind::StorageFull { LogError::Full } else { poison("create a segment file", &e) }
         };
-        let reserved = (self.creating.get() as u64 + 1) * self.config.file_length + INDEX_HEADROOM;
+        let reserved = (self.creating.get() as u64 + 1) * self.config.file_length + self.config.headroom;
         self.creating.set(self.creating.get() + 1);
         let _guard = CountGuard(&self.creating);
         if rt::fs::free_bytes(&self.config.directory).await.map_err(full_or)? < reserved {

@@ -372,6 +372,7 @@ impl<W: 'static> Log<W> {
     /// Takes as many appends as fit one batch.
     fn gather(&self, head: &HeadState<W>) -> Vec<Append<W>> {
         let bytes_max = if head.kind == Head::Commit { COMMIT_BATCH_BYTES_MAX } else { BULK_BATCH_BYTES_MAX };
+        let bytes_max = bytes_max.min(self.0.files.file_length() as usize / 4);
         let mut queue = head.queue.borrow_mut();
         let (mut bytes, mut records, mut taken) = (0, 0, Vec::new());
         while let Some(next) = queue.front() {

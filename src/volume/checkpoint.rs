@@ -13,6 +13,9 @@ use crate::{
     rt,
 };
 
+/// Room kept for the index to grow into when the drive is full: two checkpoints of deletes.
+const INDEX_RESERVE: u64 = 8 * 1024 * 1024;
+
 const POSITION_VERSION: u8 = 1;
 const POSITION_KEY: &[u8] = b"position";
 
@@ -171,6 +174,19 @@ impl Volume {
         }
     }
 
+    /// A checkpoint, then room kept on the drive for the next ones, so that deletes can always be checkpointed.
+    async fn checkpoint_and_reserve(&self) -> Result<(), VolumeError> {
+        self.checkpoint().await?;
+        match self.0.index.reserve(INDEX_RESERVE).await {
+            Ok(()) => Ok(()),
+            Err(IndexError::Full { .. }) => {
+                self.0.index_full.set(true);
+                Ok(())
+            }
+            Err(e) => Err(e.into()),
+        }
+    }
+
     pub(super) async fn run_checkpoints(&self) {
         use futures_util::{FutureExt, select_biased};
         loop {
@@ -185,7 +201,7 @@ impl Volume {
             if !wanted {
                 continue;
             }
-            match self.checkpoint().await {
+            match self.checkpoint_and_reserve().await {
                 Ok(()) => self.0.reclaim_wanted.notify_one(),
                 Err(VolumeError::Full) => {
                     self.0.reclaim_wanted.notify_one();

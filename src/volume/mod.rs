@@ -158,7 +158,6 @@ pub struct Store<'a> {
 
 /// Comes back with a durable batch.
 pub(crate) enum Waiter {
-    None,
     Commit(Vec<oneshot::Sender<Result<Outcome, VolumeError>>>),
     Stored(oneshot::Sender<Result<(), VolumeError>>),
 }
@@ -172,6 +171,8 @@ pub struct VolumeConfig {
     pub drive: DriveId,
     pub volume: VolumeId,
     pub segment_file_length: u64,
+    /// Free bytes of the file system that segment files leave to the index.
+    pub index_headroom: u64,
     pub index_kind: StoreKind,
 }
 
@@ -505,7 +506,6 @@ impl Inner {
                 }
             }
             match waiter {
-                Waiter::None => {}
                 Waiter::Commit(senders) => {
                     for (sender, outcome) in senders.into_iter().zip(outcomes) {
                         let _ = sender.send(Ok(outcome));
@@ -585,7 +585,6 @@ impl Sink<Waiter> for VolumeSink {
         let error = VolumeError::from(error);
         for waiter in waiters {
             match waiter {
-                Waiter::None => {}
                 Waiter::Commit(senders) => {
                     for sender in senders {
                         let _ = sender.send(Err(error.clone()));

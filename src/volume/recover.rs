@@ -82,6 +82,7 @@ impl Volume {
             drive: config.drive,
             volume: config.volume,
             file_length: config.segment_file_length,
+            headroom: config.index_headroom,
         })
         .await?;
         let index = match Index::open(config.index_kind, &config.index()).await {
