@@ -431,6 +431,59 @@ fn the_three_points_of_a_sync_differ() {
 }
 
 #[test]
+fn a_sync_does_not_cover_a_write_that_completes_while_it_runs() {
+    let plan = FaultPlan {
+        sync_latency: ms(10)..=ms(11),
+        ..FaultPlan::healthy()
+    };
+    let (world, node, _) = world(1, plan);
+    world
+        .run_on(node, C0, async {
+            let f = durable("/data/f", 2 * SECTOR).await;
+            write(&f, b'b', SECTOR, 0).await.unwrap();
+            let syncing = f.clone();
+            let sync = spawn(async move { syncing.sync_data().await });
+            rt::yield_now().await;
+            write(&f, b'c', SECTOR, SECTOR as u64).await.unwrap();
+            assert!(!sync.is_done());
+            sync.await.unwrap();
+        })
+        .unwrap();
+    world.power_cut(node, Some(CutMode::LoseAll));
+    world.restart(node);
+    let got = world.run_on(node, C0, async {
+        read(&file("/data/f").await, 2 * SECTOR, 0).await.unwrap()
+    });
+    let got = got.unwrap();
+    assert_eq!((got[0], got[SECTOR]), (b'b', b'a'));
+}
+
+#[test]
+fn after_the_failing_operation_nothing_more_is_done() {
+    for seed in 0..20 {
+        let (world, node, _) = world(seed, FaultPlan::healthy());
+        let f = world
+            .run_on(node, C0, durable("/data/f", 2 * SECTOR))
+            .unwrap();
+        let next = world.ops(node);
+        world.cut_at(node, next, Point::Before, Some(CutMode::KeepAll));
+        // Both writes are submitted in one poll; the first one's submission is the end.
+        let stop = world.run_on(node, C0, async move {
+            let first = write(&f, b'b', SECTOR, 0);
+            let second = write(&f, b'c', SECTOR, SECTOR as u64);
+            futures_util::join!(first, second)
+        });
+        assert_eq!(stop.unwrap_err(), Stop::Failed(node));
+        assert_eq!(world.ops(node), next + 1);
+        world.restart(node);
+        let got = world.run_on(node, C0, async {
+            read(&file("/data/f").await, 2 * SECTOR, 0).await.unwrap()
+        });
+        assert_eq!(got.unwrap(), [b'a'; 2 * SECTOR]);
+    }
+}
+
+#[test]
 fn an_offloaded_call_never_runs_after_the_cut() {
     static RUNS: std::sync::atomic::AtomicU32 = std::sync::atomic::AtomicU32::new(0);
     use std::sync::atomic::Ordering::SeqCst;
@@ -578,6 +631,28 @@ fn short_transfers_and_slow_ones_are_borne_by_the_handles() {
             assert_eq!(end.kind(), io::ErrorKind::UnexpectedEof);
         })
         .unwrap();
+}
+
+#[test]
+fn short_reads_end_on_a_sector_before_the_end() {
+    let (world, node, drive) = world(4, FaultPlan::healthy());
+    let f = world.run_on(node, C0, durable("/data/f", 8192)).unwrap();
+    let short = FaultPlan {
+        short: 1.0,
+        ..FaultPlan::healthy()
+    };
+    world.set_plan(drive, short);
+    let counts = world.run_on(node, C0, async move {
+        let mut counts = BTreeSet::new();
+        for _ in 0..200 {
+            let (result, _) = f.read_some_at(buf(0, 8192), 0, 8192, 0).await;
+            counts.insert(result.unwrap());
+        }
+        counts
+    });
+    let all: BTreeSet<usize> = (1..=16).map(|n| n * SECTOR).collect();
+    // A part of no sectors is no short read but a whole one.
+    assert_eq!(counts.unwrap(), all);
 }
 
 #[test]
