@@ -393,6 +393,12 @@ impl Pool {
         })
     }
 
+    /// The arena begins with its largest run: the largest power of two that fits.
+    fn can_ever_serve(&self, len: usize) -> bool {
+        let blocks = self.capacity() / BUF_SIZE_MIN;
+        order_of(len).is_some_and(|order| 1 << order <= blocks)
+    }
+
     fn free(&self, block: u32) {
         self.lists.borrow_mut().free(block);
         if !self.waiters.is_empty() {
@@ -484,7 +490,8 @@ impl Buf {
         })
     }
 
-    /// Waits for the pool, first come, first served. Panics if `len` can never be served.
+    /// Waits for the pool, first come, first served. Panics if `len` is more than the pool's memory
+    /// could ever serve. (The driver keeps some of it for receiving: count on half.)
     pub async fn alloc(len: usize) -> Buf {
         struct Place(Option<u64>);
         impl Drop for Place {
@@ -509,7 +516,7 @@ impl Buf {
                 };
                 let pool = core.pool();
                 assert!(
-                    len <= BUF_SIZE_MAX.min(pool.capacity()),
+                    pool.can_ever_serve(len),
                     "a buffer of {len} bytes can never be had from this pool"
                 );
                 let first = match place.0 {
@@ -738,6 +745,14 @@ mod tests {
         core.enter(|| drop(held));
         settle(&core);
         assert_eq!(*order.borrow(), [0, 1]);
+    }
+
+    #[test]
+    fn what_can_never_be_had_is_refused() {
+        let pool = Pool::heap((12 << 20) + 8192);
+        assert!(pool.can_ever_serve(8 << 20));
+        assert!(!pool.can_ever_serve((8 << 20) + 1));
+        assert!(!Pool::heap(64 << 20).can_ever_serve(BUF_SIZE_MAX + 1));
     }
 
     #[test]
