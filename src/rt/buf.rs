@@ -380,6 +380,12 @@ impl Pool {
         })
     }
 
+    /// The arena begins with its largest run: the largest power of two that fits.
+    fn can_ever_serve(&self, len: usize) -> bool {
+        let blocks = self.capacity() / BUF_SIZE_MIN;
+        order_of(len).is_some_and(|order| 1 << order <= blocks)
+    }
+
     fn free(&self, block: u32) {
         self.lists.borrow_mut().free(block);
         if !self.waiters.is_empty() {
@@ -471,7 +477,8 @@ impl Buf {
         })
     }
 
-    /// Waits for the pool, first come, first served. Panics if `len` can never be served.
+    /// Waits for the pool, first come, first served. Panics if `len` is more than the pool's memory
+    /// could ever serve. (The driver keeps some of it for receiving: count on half.)
     pub async fn alloc(len: usize) -> Buf {
         struct Place(Option<u64>);
         impl Drop for Place {
@@ -496,7 +503,7 @@ impl Buf {
                 };
                 let pool = core.pool();
                 assert!(
-                    len <= BUF_SIZE_MAX.min(pool.capacity()),
+                    pool.can_ever_serve(len),
                     "a buffer of {len} bytes can never be had from this pool"
                 );
                 let first = match place.0 {
@@ -609,5 +616,163 @@ impl Drop for Buf {
                 );
             },
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::rt::executor::testing::{bench_core, settle};
+    use crate::rt::spawn;
+    use std::rc::Rc;
+
+    #[test]
+    fn sizes_round_up_to_powers_of_two() {
+        let pool = Pool::heap(1 << 20);
+        for (len, capacity) in [
+            (0, 8 << 10),
+            (1, 8 << 10),
+            (8193, 16 << 10),
+            (65536, 65536),
+            (65537, 131072),
+        ] {
+            let buf = pool.try_alloc(len).unwrap();
+            assert_eq!((buf.len(), buf.capacity()), (len, capacity));
+            assert!(buf.as_ptr().addr().is_multiple_of(ALIGN));
+        }
+        assert!(pool.try_alloc(BUF_SIZE_MAX + 1).is_none());
+        assert!(pool.try_alloc(usize::MAX).is_none());
+    }
+
+    #[test]
+    fn what_is_freed_joins_again() {
+        // Not a power of two, so that the last runs are smaller ones.
+        let core = bench_core(Pool::heap((1 << 20) + 24576));
+        let all = core.pool().capacity();
+        core.enter(|| {
+            let mut random = 1_u64;
+            let mut held: Vec<(Buf, u8)> = Vec::new();
+            for n in 0..if cfg!(miri) { 300 } else { 20_000 } {
+                random = random
+                    .wrapping_mul(6364136223846793005)
+                    .wrapping_add(1442695040888963407);
+                let len = 1 << (random >> 33 & 15) << 3;
+                match Buf::try_alloc(len) {
+                    Some(mut buf) if random >> 62 != 0 => {
+                        let mark = n as u8;
+                        buf[0] = mark;
+                        buf[len - 1] = mark;
+                        held.push((buf, mark));
+                    }
+                    _ if !held.is_empty() => {
+                        let (buf, mark) = held.swap_remove(random as usize % held.len());
+                        assert_eq!((buf[0], buf[buf.len() - 1]), (mark, mark));
+                    }
+                    _ => {}
+                }
+                let used: usize = held.iter().map(|(b, _)| b.capacity()).sum();
+                assert_eq!(used + core.pool().free_bytes(), all);
+            }
+            drop(held);
+            assert_eq!(core.pool().free_bytes(), all);
+            assert!(Buf::try_alloc(1 << 20).is_some());
+        });
+    }
+
+    #[test]
+    fn other_threads_return_buffers_and_wake_who_waits() {
+        let core = bench_core(Pool::heap(64 << 10));
+        let rounds = if cfg!(miri) { 40 } else { 5_000 };
+        let (tx, rx) = std::sync::mpsc::channel::<Buf>();
+        let other = std::thread::spawn(move || {
+            let mut seen = 0;
+            for buf in rx {
+                assert!(buf.iter().all(|&b| b == buf[0]));
+                seen += 1;
+            }
+            seen
+        });
+        let task = core.spawn(async move {
+            for n in 0..rounds {
+                // Far more than the pool holds: it goes on only because the other side frees.
+                let mut buf = Buf::alloc(8 << 10).await;
+                buf.fill(n as u8);
+                tx.send(buf).unwrap();
+            }
+        });
+        while !task.is_done() {
+            core.take_remote();
+            core.run_ready();
+            while !task.is_done() && !core.has_work() {
+                std::thread::yield_now();
+            }
+        }
+        core.kill();
+        drop(task);
+        assert_eq!(other.join().unwrap(), rounds);
+        core.pool().collect();
+        assert_eq!(core.pool().free_bytes(), 64 << 10);
+    }
+
+    #[test]
+    fn who_waits_for_much_is_not_overtaken() {
+        let core = bench_core(Pool::heap(64 << 10));
+        let order: Rc<RefCell<Vec<u32>>> = Rc::default();
+        let held = core.enter(|| Buf::try_alloc(8 << 10).unwrap());
+        for (n, len) in [(0, 64 << 10), (1, 8 << 10)] {
+            let order = order.clone();
+            drop(core.spawn(async move {
+                let buf = Buf::alloc(len).await;
+                order.borrow_mut().push(n);
+                drop(buf);
+            }));
+        }
+        settle(&core);
+        assert!(order.borrow().is_empty());
+        core.enter(|| drop(held));
+        settle(&core);
+        assert_eq!(*order.borrow(), [0, 1]);
+    }
+
+    #[test]
+    fn what_can_never_be_had_is_refused() {
+        let pool = Pool::heap((12 << 20) + 8192);
+        assert!(pool.can_ever_serve(8 << 20));
+        assert!(!pool.can_ever_serve((8 << 20) + 1));
+        assert!(!Pool::heap(64 << 20).can_ever_serve(BUF_SIZE_MAX + 1));
+    }
+
+    #[test]
+    fn giving_up_lets_the_next_pass() {
+        let core = bench_core(Pool::heap(64 << 10));
+        let held = core.enter(|| Buf::try_alloc(8 << 10).unwrap());
+        let much = core.spawn(async { drop(Buf::alloc(64 << 10).await) });
+        let little = core.spawn(async { drop(Buf::alloc(8 << 10).await) });
+        settle(&core);
+        assert!(!little.is_done());
+        core.enter(|| drop(spawn(async move { much.cancel() })));
+        settle(&core);
+        assert!(little.is_done());
+        drop(held);
+    }
+
+    #[test]
+    fn buffers_outlive_their_core() {
+        let core = bench_core(Pool::heap(64 << 10));
+        let mut buf = core.enter(|| Buf::try_alloc(8 << 10).unwrap());
+        core.kill();
+        drop(core);
+        buf.fill(1);
+        assert_eq!(buf[8191], 1);
+    }
+
+    #[test]
+    #[cfg_attr(miri, ignore = "maps memory with flags Miri does not know")]
+    fn mapped_memory_is_aligned_to_huge_pages() {
+        let pool = Pool::mapped(5 << 20).unwrap();
+        let (base, len) = pool.extent();
+        assert_eq!((base.addr() % (2 << 20), len), (0, 8 << 20));
+        let buf = pool.try_alloc(4 << 20).unwrap();
+        assert!(buf.iter().all(|&b| b == 0));
     }
 }

@@ -906,3 +906,284 @@ pub async fn yield_now() {
     })
     .await;
 }
+
+#[cfg(test)]
+pub(in crate::rt) mod testing {
+    use super::*;
+
+    /// Time by hand, and no I/O.
+    pub struct Bench {
+        pub now: Rc<Cell<Instant>>,
+    }
+
+    impl Simulated for Bench {
+        fn now(&self) -> Instant {
+            self.now.get()
+        }
+        fn unix_ms(&self) -> u64 {
+            0
+        }
+        fn fill_random(&self, out: &mut [u8]) {
+            out.fill(4);
+        }
+        fn start(&self, _: &Core, _: OpKey) {}
+        fn cancel(&self, _: &Core, _: OpKey) {}
+        fn offload(&self, _: &Core, _: Job) {}
+        fn close(&self, _: &Core, _: u64) {}
+    }
+
+    pub fn bench_core(pool: Pool) -> Rc<Core> {
+        clocked_core(pool).0
+    }
+
+    pub fn clocked_core(pool: Pool) -> (Rc<Core>, Rc<Cell<Instant>>) {
+        let now = Rc::new(Cell::new(Instant::default()));
+        let driver = Driver::Sim(Box::new(Bench { now: now.clone() }));
+        (
+            Core::new(Remote::new(CoreId(0)), Rc::new(pool), driver),
+            now,
+        )
+    }
+
+    /// Runs until nothing is ready.
+    pub fn settle(core: &Rc<Core>) {
+        while core.has_work() {
+            core.take_remote();
+            core.run_ready();
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::testing::{bench_core, clocked_core, settle};
+    use super::*;
+    use crate::rt::buf::Buf;
+    use crate::rt::{sleep, timeout};
+    use std::time::Duration;
+
+    fn log() -> (Rc<RefCell<Vec<u32>>>, impl Fn(u32) + Clone) {
+        let log = Rc::new(RefCell::new(Vec::new()));
+        (log.clone(), move |n| log.borrow_mut().push(n))
+    }
+
+    #[test]
+    fn tasks_run_in_the_order_they_were_woken() {
+        let core = bench_core(Pool::heap(0));
+        let (seen, note) = log();
+        for n in 0..3 {
+            let note = note.clone();
+            drop(core.spawn(async move {
+                note(n);
+                yield_now().await;
+                note(10 + n);
+            }));
+        }
+        settle(&core);
+        assert_eq!(*seen.borrow(), [0, 1, 2, 10, 11, 12]);
+    }
+
+    #[test]
+    fn timers_fire_by_deadline_then_creation() {
+        let (core, now) = clocked_core(Pool::heap(0));
+        let (seen, note) = log();
+        for (n, ms) in [(0, 30), (1, 10), (2, 20), (3, 10)] {
+            let note = note.clone();
+            drop(core.spawn(async move {
+                sleep(Duration::from_millis(ms)).await;
+                note(n);
+            }));
+        }
+        settle(&core);
+        assert_eq!(
+            core.next_timer(),
+            Some(Instant::default() + Duration::from_millis(10))
+        );
+        now.set(Instant::default() + Duration::from_millis(10));
+        core.fire_timers();
+        settle(&core);
+        assert_eq!(*seen.borrow(), [1, 3]);
+        now.set(Instant::default() + Duration::from_millis(100));
+        core.fire_timers();
+        settle(&core);
+        assert_eq!(*seen.borrow(), [1, 3, 2, 0]);
+        assert_eq!(core.next_timer(), None);
+    }
+
+    #[test]
+    fn a_timeout_drops_its_future_and_its_timer() {
+        struct OnDrop<F: Fn(u32)>(F);
+        impl<F: Fn(u32)> Drop for OnDrop<F> {
+            fn drop(&mut self) {
+                (self.0)(1);
+            }
+        }
+        let (core, now) = clocked_core(Pool::heap(0));
+        let (seen, note) = log();
+        let guard = OnDrop(note.clone());
+        let task = core.spawn(async move {
+            let slow = async move {
+                let _guard = guard;
+                std::future::pending::<()>().await;
+            };
+            assert!(timeout(Duration::from_secs(1), slow).await.is_err());
+            assert_eq!(timeout(Duration::from_secs(1), async { 5 }).await, Ok(5));
+            note(2);
+        });
+        settle(&core);
+        assert!(seen.borrow().is_empty());
+        now.set(Instant::default() + Duration::from_secs(1));
+        core.fire_timers();
+        settle(&core);
+        assert_eq!(*seen.borrow(), [1, 2]);
+        assert!(task.is_done());
+        assert_eq!(core.next_timer(), None);
+    }
+
+    #[test]
+    fn cancel_drops_the_future_now_and_from_within_at_the_next_await() {
+        let core = bench_core(Pool::heap(0));
+        let alive = Rc::new(());
+        let task = {
+            let alive = alive.clone();
+            core.spawn(async move {
+                let _alive = alive;
+                std::future::pending::<()>().await;
+            })
+        };
+        settle(&core);
+        assert_eq!(Rc::strong_count(&alive), 2);
+        task.cancel();
+        assert_eq!(Rc::strong_count(&alive), 1);
+
+        let own: Rc<RefCell<Option<Task<()>>>> = Rc::default();
+        let (seen, note) = log();
+        let task = {
+            let (own, alive) = (own.clone(), alive.clone());
+            core.spawn(async move {
+                let _alive = alive;
+                own.borrow_mut().take().unwrap().cancel();
+                note(1);
+                yield_now().await;
+                note(2);
+            })
+        };
+        *own.borrow_mut() = Some(task);
+        settle(&core);
+        assert_eq!(*seen.borrow(), [1]);
+        assert_eq!(Rc::strong_count(&alive), 1);
+    }
+
+    #[test]
+    fn a_task_gives_its_value_and_a_dropped_handle_lets_it_run() {
+        let core = bench_core(Pool::heap(0));
+        let (seen, note) = log();
+        let inner = core.spawn(async {
+            yield_now().await;
+            7
+        });
+        drop(core.spawn(async move { note(inner.await) }));
+        settle(&core);
+        assert_eq!(*seen.borrow(), [7]);
+    }
+
+    #[test]
+    fn a_killed_core_drops_what_it_has_and_takes_nothing_new() {
+        let core = bench_core(Pool::heap(0));
+        let alive = Rc::new(());
+        struct Spawner(Rc<Core>, Rc<()>);
+        impl Drop for Spawner {
+            fn drop(&mut self) {
+                let alive = self.1.clone();
+                // A destructor that wants to go on asynchronously: too late.
+                drop(self.0.spawn(async move { drop(alive) }));
+            }
+        }
+        let spawner = Spawner(core.clone(), alive.clone());
+        drop(core.spawn(async move {
+            let _spawner = spawner;
+            sleep(Duration::from_secs(1)).await;
+        }));
+        settle(&core);
+        core.kill();
+        assert_eq!(Rc::strong_count(&alive), 1);
+        assert_eq!(core.next_timer(), None);
+        assert!(!core.has_ready());
+    }
+
+    #[test]
+    fn wakes_from_another_thread() {
+        let wakes = if cfg!(miri) { 100 } else { 20_000 };
+        let core = bench_core(Pool::heap(0));
+        let (tx, mut rx) = futures_channel::mpsc::unbounded::<u32>();
+        let sender = std::thread::spawn(move || {
+            for n in 0..wakes {
+                tx.unbounded_send(n).unwrap();
+            }
+        });
+        let task = core.spawn(async move {
+            use futures_util::StreamExt;
+            let mut next = 0;
+            while let Some(n) = rx.next().await {
+                assert_eq!(n, next);
+                next += 1;
+            }
+            next
+        });
+        while !task.is_done() {
+            settle(&core);
+            std::thread::yield_now();
+        }
+        sender.join().unwrap();
+    }
+
+    #[test]
+    fn a_wake_after_the_end_of_the_core_is_dropped() {
+        let core = bench_core(Pool::heap(0));
+        let kept: Rc<RefCell<Option<Waker>>> = Rc::default();
+        drop(core.spawn({
+            let kept = kept.clone();
+            std::future::poll_fn(move |cx| {
+                *kept.borrow_mut() = Some(cx.waker().clone());
+                Poll::<()>::Pending
+            })
+        }));
+        settle(&core);
+        core.kill();
+        let waker = kept.borrow_mut().take().unwrap();
+        std::thread::spawn(move || waker.wake()).join().unwrap();
+        assert!(!core.has_ready());
+    }
+
+    fn a_read(core: &Rc<Core>, buf: Buf) -> Pending {
+        let (reader, _writer) = std::io::pipe().unwrap();
+        let file = crate::rt::File::from_fd(reader.into());
+        core.submit(Op::Read {
+            file: file.handle(),
+            buf,
+            from: 0,
+            to: 1,
+            offset: 0,
+        })
+    }
+
+    #[test]
+    #[cfg_attr(miri, ignore = "makes a pipe")]
+    fn a_dropped_operation_keeps_its_buffer_until_it_completes() {
+        let core = bench_core(Pool::heap(8192));
+        let pending = a_read(&core, core.pool().try_alloc(8192).unwrap());
+        let key = 0;
+        drop(pending);
+        assert_eq!((core.ops_in_flight(), core.pool().free_bytes()), (1, 0));
+        core.complete(key, -libc::ECANCELED);
+        assert_eq!((core.ops_in_flight(), core.pool().free_bytes()), (0, 8192));
+        // The slot in its next life does not hear of the old one.
+        let pending = a_read(&core, core.pool().try_alloc(8192).unwrap());
+        core.complete(key, 1);
+        assert_eq!((core.stale_completions(), core.ops_in_flight()), (1, 1));
+        core.complete(1 << 32, 1);
+        assert_eq!((core.stale_completions(), core.ops_in_flight()), (1, 0));
+        core.enter(|| drop(pending));
+        assert_eq!(core.pool().free_bytes(), 8192);
+    }
+}

@@ -121,6 +121,11 @@ impl File {
         &self.handle.path
     }
 
+    #[cfg(test)]
+    pub(in crate::rt) fn handle(&self) -> Rc<FileHandle> {
+        self.handle.clone()
+    }
+
     /// One attempt at `buf[from..to]`: returns how many bytes came, 0 at the end of the file.
     pub async fn read_some_at(
         &self,
@@ -466,11 +471,10 @@ fn blocking(call: &FsCall) -> io::Result<FsReply> {
             loop {
                 // SAFETY: the path is a C string; the result, if not negative, is a new descriptor.
                 match check(unsafe { libc::open(path.as_ptr(), flags, 0o640) }) {
-                    // SAFETY: nobody else knows the new descriptor.
                     Ok(fd) => {
-                        return Ok(FsReply::Opened(RawFile::Fd(unsafe {
-                            OwnedFd::from_raw_fd(fd)
-                        })));
+                        // SAFETY: nobody else knows the new descriptor.
+                        let fd = unsafe { OwnedFd::from_raw_fd(fd) };
+                        return Ok(FsReply::Opened(RawFile::Fd(fd)));
                     }
                     Err(e) if e.kind() == io::ErrorKind::Interrupted => {}
                     Err(e) => return Err(e),

@@ -534,3 +534,111 @@ fn keep_waker(slot: &mut Option<Waker>, cx: &mut Context<'_>) {
         _ => *slot = Some(cx.waker().clone()),
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::rt::CoreId;
+
+    fn op() -> Op {
+        Op::Wake {
+            remote: Remote::new(CoreId(0)),
+        }
+    }
+
+    fn outcome(result: i32) -> Outcome {
+        Outcome { result, flags: 0 }
+    }
+
+    fn cx() -> Context<'static> {
+        Context::from_waker(Waker::noop())
+    }
+
+    #[test]
+    fn a_key_dies_with_its_operation() {
+        let mut table = Table::new();
+        let first = table.insert(op());
+        assert!(table.poll(first, &mut cx()).is_pending());
+        assert!(matches!(
+            table.complete(first, outcome(3), false),
+            Completed::Wake(_)
+        ));
+        assert!(matches!(
+            table.complete(first, outcome(3), false),
+            Completed::Stale
+        ));
+        let Poll::Ready((_, Outcome { result: 3, .. })) = table.poll(first, &mut cx()) else {
+            panic!("completed with 3")
+        };
+        let second = table.insert(op());
+        assert_eq!(second as u32, first as u32, "the slot is used again");
+        assert!(matches!(
+            table.complete(first, outcome(0), false),
+            Completed::Stale
+        ));
+        assert!(matches!(table.orphan(first), Orphaned::Gone));
+        assert_eq!((table.live(), table.in_flight()), (1, 1));
+    }
+
+    #[test]
+    fn an_orphan_keeps_its_operation_until_the_final_completion() {
+        let mut table = Table::new();
+        let key = table.insert(op());
+        assert!(matches!(table.orphan(key), Orphaned::InFlight));
+        let Completed::Discard { op: None, .. } = table.complete(key, outcome(1), true) else {
+            panic!("not the last completion")
+        };
+        assert_eq!(table.in_flight(), 1);
+        let Completed::Discard { op: Some(_), .. } = table.complete(key, outcome(1), false) else {
+            panic!("the last completion")
+        };
+        assert_eq!((table.live(), table.in_flight()), (0, 0));
+    }
+
+    #[test]
+    fn many_results_are_taken_in_order_and_the_last_voids_the_key() {
+        let mut table = Table::new();
+        let key = table.insert_many(op());
+        assert!(table.poll_many(key, &mut cx()).is_pending());
+        assert!(matches!(
+            table.complete(key, outcome(1), true),
+            Completed::Backlog(Some(_), 1)
+        ));
+        assert!(matches!(
+            table.complete(key, outcome(2), true),
+            Completed::Backlog(None, 2)
+        ));
+        assert!(matches!(
+            table.complete(key, outcome(3), false),
+            Completed::Backlog(None, 3)
+        ));
+        for (n, last) in [(1, false), (2, false), (3, true)] {
+            assert_eq!(
+                table.poll_many(key, &mut cx()),
+                Poll::Ready((outcome(n), last))
+            );
+        }
+        assert_eq!(table.live(), 0);
+    }
+
+    #[test]
+    fn results_of_an_abandoned_many_shot_are_handed_out_for_release() {
+        let mut table = Table::new();
+        let key = table.insert_many(op());
+        assert!(matches!(
+            table.complete(key, outcome(1), true),
+            Completed::Backlog(None, 1)
+        ));
+        assert!(matches!(table.orphan(key), Orphaned::InFlight));
+        assert_eq!(table.take_unclaimed(key).1, [outcome(1)]);
+        assert!(matches!(
+            table.complete(key, outcome(2), true),
+            Completed::Discard { op: None, .. }
+        ));
+        assert!(matches!(
+            table.complete(key, outcome(-libc::ECANCELED), false),
+            Completed::Discard { op: Some(_), .. }
+        ));
+        assert_eq!(table.live(), 0);
+    }
+}

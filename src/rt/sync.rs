@@ -196,26 +196,36 @@ impl Semaphore {
     }
 
     pub async fn acquire(&self, count: usize) -> Permit {
+        /// A place in the line of a semaphore. Whoever leaves it, served or not, lets the next one
+        /// look: what is left may do for that one.
+        struct InLine<'a>(Place<'a>, &'a SemaphoreInner);
+        impl Drop for InLine<'_> {
+            fn drop(&mut self) {
+                if let Some(ticket) = self.0.ticket.take() {
+                    self.1.waiters.leave(ticket);
+                    if self.1.free.get() > 0 {
+                        self.1.waiters.wake_first();
+                    }
+                }
+            }
+        }
         let waiters = &self.inner.waiters;
-        let mut place = Place {
-            waiters,
-            ticket: None,
-        };
-        let permit = std::future::poll_fn(|cx| {
-            let ticket = place.ticket();
+        let mut place = InLine(
+            Place {
+                waiters,
+                ticket: None,
+            },
+            &self.inner,
+        );
+        std::future::poll_fn(|cx| {
+            let ticket = place.0.ticket();
             if self.inner.free.get() >= count && !waiters.is_behind(ticket) {
                 return Poll::Ready(self.take(count));
             }
             waiters.wait(ticket, cx.waker());
             Poll::Pending
         })
-        .await;
-        drop(place);
-        // What is left may do for the next in line.
-        if self.inner.free.get() > 0 {
-            waiters.wake_first();
-        }
-        permit
+        .await
     }
 
     /// Adds permits for good.
@@ -257,5 +267,107 @@ impl Drop for Permit {
             self.inner.free.set(self.inner.free.get() + self.count);
             self.inner.waiters.wake_first();
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::rt::buf::Pool;
+    use crate::rt::executor::testing::{bench_core, settle};
+
+    #[test]
+    fn a_semaphore_is_first_come_first_served() {
+        let core = bench_core(Pool::heap(0));
+        let semaphore = Semaphore::new(3);
+        let order: Rc<RefCell<Vec<u32>>> = Rc::default();
+        let first = semaphore.try_acquire(2).unwrap();
+        let mut tasks = Vec::new();
+        // The large request is first in line; the small ones, which would fit, wait behind it.
+        for (n, count) in [(0, 3), (1, 1), (2, 1)] {
+            let (semaphore, order) = (semaphore.clone(), order.clone());
+            tasks.push(core.spawn(async move {
+                let permit = semaphore.acquire(count).await;
+                order.borrow_mut().push(n);
+                permit
+            }));
+            settle(&core);
+        }
+        assert!(semaphore.try_acquire(1).is_none());
+        assert!(order.borrow().is_empty());
+        drop(first);
+        settle(&core);
+        assert_eq!(*order.borrow(), [0]);
+        // The finished task's permit lives in its handle.
+        drop(tasks.remove(0));
+        settle(&core);
+        assert_eq!(*order.borrow(), [0, 1, 2]);
+        drop(tasks);
+        assert_eq!(semaphore.available(), 3);
+    }
+
+    #[test]
+    fn whoever_leaves_the_line_lets_the_next_pass() {
+        let core = bench_core(Pool::heap(0));
+        let semaphore = Semaphore::new(1);
+        let large = core.spawn({
+            let semaphore = semaphore.clone();
+            async move { drop(semaphore.acquire(5).await) }
+        });
+        let small = core.spawn({
+            let semaphore = semaphore.clone();
+            async move { drop(semaphore.acquire(1).await) }
+        });
+        settle(&core);
+        assert!(!small.is_done());
+        large.cancel();
+        settle(&core);
+        assert!(small.is_done());
+    }
+
+    #[test]
+    fn a_notification_is_kept_once_and_passed_on() {
+        let core = bench_core(Pool::heap(0));
+        let notify = Rc::new(Notify::new());
+        notify.notify_one();
+        notify.notify_one();
+        let wait = |count: usize| {
+            let notify = notify.clone();
+            core.spawn(async move {
+                for _ in 0..count {
+                    notify.notified().await;
+                }
+            })
+        };
+        let one = wait(1);
+        settle(&core);
+        let two = wait(1);
+        settle(&core);
+        assert!(one.is_done() && !two.is_done());
+        // Woken, but gone before it looked: the next in line gets it.
+        let three = wait(1);
+        settle(&core);
+        notify.notify_one();
+        two.cancel();
+        settle(&core);
+        assert!(three.is_done());
+    }
+
+    #[test]
+    fn notify_all_wakes_those_who_wait_and_is_not_kept() {
+        let core = bench_core(Pool::heap(0));
+        let notify = Rc::new(Notify::new());
+        notify.notify_all();
+        let tasks: Vec<_> = (0..3)
+            .map(|_| {
+                let notify = notify.clone();
+                core.spawn(async move { notify.notified().await })
+            })
+            .collect();
+        settle(&core);
+        assert!(tasks.iter().all(|t| !t.is_done()));
+        notify.notify_all();
+        settle(&core);
+        assert!(tasks.iter().all(|t| t.is_done()));
     }
 }

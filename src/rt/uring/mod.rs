@@ -17,6 +17,8 @@
 mod picked;
 mod probe;
 mod start;
+#[cfg(test)]
+mod tests;
 
 use std::cell::{Cell, RefCell, UnsafeCell};
 use std::collections::VecDeque;
