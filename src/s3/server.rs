@@ -19,7 +19,7 @@ use crate::s3::operations::{self, Answer, Content, Request, error_answer};
 use crate::s3::route::route;
 use crate::s3::sigv4::authenticate;
 use crate::s3::users::Users;
-use crate::s3::wire::{Leftover, NoHead, RequestBody, Wire, copied};
+use crate::s3::wire::{Leftover, NoHead, RequestBody, Wire, take_copy};
 use futures_util::future::{Either, select};
 use std::cell::Cell;
 use std::io;
@@ -317,7 +317,8 @@ async fn send<R: ReadObject>(
             };
             head.number("content-length", length);
             let mut left = length - first.len() as u64;
-            let head = copied(&head.finish(unix_ms(), keep_alive)).await;
+            let head = take_copy(&head.finish(unix_ms(), keep_alive));
+            wire.settle();
             wire.send(vec![head, first]).await?;
             while left > 0 {
                 let piece: Buf = match reader.next().await {

@@ -23,8 +23,15 @@ struct Server {
 
 /// Runs `test` beside a server on one core.
 fn with_server<F: Future<Output = ()> + 'static>(test: impl FnOnce(Rc<Server>) -> F + 'static) {
+    with_arena(16 << 20, test);
+}
+
+fn with_arena<F: Future<Output = ()> + 'static>(
+    arena_bytes: usize,
+    test: impl FnOnce(Rc<Server>) -> F + 'static,
+) {
     let config = Config {
-        arena_bytes: 16 << 20,
+        arena_bytes,
         entries: 256,
         helpers: 1,
         picked_buffers: 32,
@@ -805,6 +812,73 @@ fn a_drain_finishes_requests_and_closes_idle_connections() {
         );
         assert!(busy.is_closed().await);
         assert!(TcpStream::connect(server.address).await.is_err());
+    });
+}
+
+#[test]
+fn bytes_one_by_one_make_the_same_requests() {
+    with_server(|server| async move {
+        let mut client = Client::connect(&server).await;
+        let mut bytes = Call::new("PUT", "/bucket").with_body(b"");
+        let inner = b"3\r\nabc\r\n2\r\nde\r\n0\r\nx-amz-checksum-crc32:hYfYZQ==\r\n\r\n";
+        let put = Call::new("PUT", "/bucket/k")
+            .sha256("STREAMING-UNSIGNED-PAYLOAD-TRAILER")
+            .field("x-amz-decoded-content-length", 5)
+            .field("x-amz-trailer", "x-amz-checksum-crc32");
+        bytes.extend(put.with_body(inner));
+        bytes.extend(Call::new("GET", "/bucket/k").head());
+        for byte in bytes {
+            client.send(&[byte]).await;
+        }
+        assert_eq!(client.reply(false).await.status, 200);
+        let put = client.reply(false).await;
+        assert_eq!(put.status, 200, "{}", put.text());
+        assert_eq!(client.reply(false).await.body, b"abcde");
+    });
+}
+
+#[test]
+fn many_clients_on_little_memory_get_their_own_bytes() {
+    // 2 MiB for 60 clients that move 300 KB objects, some of which leave in the middle.
+    with_arena(2 << 20, |server| async move {
+        let mut first = Client::connect(&server).await;
+        assert_eq!(
+            call(&mut first, Call::new("PUT", "/bucket"), b"")
+                .await
+                .status,
+            200
+        );
+        let clients: Vec<_> = (0..60usize)
+            .map(|number| {
+                let server = Rc::clone(&server);
+                spawn(async move {
+                    let body = vec![number as u8; 300_000 + number];
+                    let target = format!("/bucket/{number}");
+                    for round in 0..4 {
+                        let mut client = Client::connect(&server).await;
+                        if (number + round) % 3 == 0 {
+                            let half = Call::new("PUT", &target).with_body(&body);
+                            client.send(&half[..half.len() / 2]).await;
+                            continue;
+                        }
+                        let reply = call(&mut client, Call::new("PUT", &target), &body).await;
+                        assert_eq!(reply.status, 200, "{}", reply.text());
+                        let reply = call(&mut client, Call::new("GET", &target), b"").await;
+                        assert!(reply.body == body, "client {number} got other bytes");
+                        if round == 1 {
+                            client.send(&Call::new("GET", &target).head()).await;
+                        }
+                    }
+                })
+            })
+            .collect();
+        for client in clients {
+            client.await;
+        }
+        for number in 0..60usize {
+            let (_, bytes) = server.store.object("bucket", &number.to_string()).unwrap();
+            assert!(bytes.len() == 300_000 + number && bytes.iter().all(|b| *b == number as u8));
+        }
     });
 }
 

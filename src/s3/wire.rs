@@ -52,6 +52,10 @@ pub struct Wire {
     /// Bytes received ahead are `ahead[start..]`.
     ahead: Option<Buf>,
     start: usize,
+    /// `ahead` is a buffer of our own, of that size, and not one of the few that all connections
+    /// of the core are served from.
+    own: bool,
+    own_size: usize,
 }
 
 impl Wire {
@@ -60,6 +64,8 @@ impl Wire {
             stream,
             ahead: None,
             start: 0,
+            own: false,
+            own_size: 0,
         }
     }
 
@@ -83,32 +89,50 @@ impl Wire {
                 return Ok(false);
             }
             self.ahead = Some(buf);
-            self.start = 0;
+            (self.start, self.own, self.own_size) = (0, false, 0);
         }
         Ok(true)
     }
 
     /// Receives more behind what was received ahead; `false` at the end of the stream.
+    ///
+    /// The bytes move to a buffer of the pool, at first a small one: those that `ready` brings are
+    /// few, and all connections of the core wait for them.
     async fn more(&mut self) -> io::Result<bool> {
-        let Some(mut buf) = self.ahead.take() else {
+        if self.buffered().is_empty() {
             return self.ready().await;
-        };
-        let mut len = buf.len();
-        if buf.capacity() < AHEAD_SIZE {
-            let mut larger = Buf::alloc(AHEAD_SIZE).await;
-            let rest = len - self.start;
-            larger.whole_mut()[..rest].copy_from_slice(&buf[self.start..]);
-            (buf, len, self.start) = (larger, rest, 0);
-        } else if len == buf.capacity() {
-            buf.copy_within(self.start.., 0);
-            (len, self.start) = (len - self.start, 0);
         }
-        buf.set_len(len);
-        let (result, mut buf) = self.stream.recv(buf, len).await;
+        let len = self.buffered().len();
+        let mut buf = match self.ahead.take() {
+            Some(buf) if self.own && buf.len() < buf.capacity() => buf,
+            old => {
+                let size = (len + 1).max(self.own_size * 2).min(AHEAD_SIZE);
+                // The head's limit stops a client before this buffer is full.
+                assert!(len < size, "more was received ahead than a head may have");
+                let mut larger = Buf::alloc(size).await;
+                larger.set_len(len);
+                if let Some(old) = old {
+                    larger.copy_from_slice(&old[self.start..]);
+                }
+                (self.start, self.own, self.own_size) = (0, true, larger.capacity());
+                larger
+            }
+        };
+        let len = buf.len();
+        let (result, back) = self.stream.recv(buf, len).await;
+        buf = back;
         let count = result?;
         buf.set_len(len + count);
         self.ahead = Some(buf);
         Ok(count > 0)
+    }
+
+    /// Before a wait that the client can make long: gives back a buffer that others wait for.
+    pub fn settle(&mut self) {
+        if !self.own && !self.buffered().is_empty() {
+            let buf = take_copy(self.buffered());
+            (self.ahead, self.start, self.own) = (Some(buf), 0, true);
+        }
     }
 
     /// The next head. Call when [`Self::ready`] has said `true`.
@@ -144,7 +168,11 @@ impl Wire {
     /// Sends `bytes`: one copy into buffers of the pool.
     pub async fn send_bytes(&mut self, bytes: &[u8]) -> io::Result<()> {
         for piece in bytes.chunks(PIECE_SIZE) {
-            let buf = copied(piece).await;
+            let Ok(mut buf) = timeout(SEND_TIME_MAX, Buf::alloc(piece.len())).await else {
+                return Err(io::ErrorKind::TimedOut.into());
+            };
+            buf.set_len(piece.len());
+            buf.copy_from_slice(piece);
             self.send(vec![buf]).await?;
         }
         Ok(())
@@ -175,9 +203,11 @@ impl Wire {
     }
 }
 
-/// A buffer of the pool with these bytes.
-pub async fn copied(bytes: &[u8]) -> Buf {
-    let mut buf = Buf::alloc(bytes.len()).await;
+/// A buffer with these few bytes, at once. Heads do not wait for the pool: they would wait with a
+/// piece of an object in hand, and when all of the pool is such pieces, for ever. An empty pool
+/// costs an allocation of a head's size, at most one for each connection.
+pub fn take_copy(bytes: &[u8]) -> Buf {
+    let mut buf = Buf::try_alloc(bytes.len()).unwrap_or_else(|| Buf::heap(bytes.len()));
     buf.set_len(bytes.len());
     buf.copy_from_slice(bytes);
     buf
@@ -197,6 +227,14 @@ pub struct RequestBody<'w> {
     /// Time spent waiting for the client, and bytes that came meanwhile.
     waited: Duration,
     received: u64,
+}
+
+/// How long a client may be waited for now that sent `received` bytes in `waited`.
+fn patience(received: u64, waited: Duration) -> Duration {
+    let earned = Duration::from_secs(received / BODY_BYTES_PER_SECOND_MIN);
+    (BODY_WAIT_MAX + earned)
+        .saturating_sub(waited)
+        .min(BODY_PAUSE_MAX)
 }
 
 /// What a body leaves behind.
@@ -245,12 +283,8 @@ impl<'w> RequestBody<'w> {
         Ok(())
     }
 
-    /// How long the client may be waited for now.
     fn patience(&self) -> Duration {
-        let earned = Duration::from_secs(self.received / BODY_BYTES_PER_SECOND_MIN);
-        (BODY_WAIT_MAX + earned)
-            .saturating_sub(self.waited)
-            .min(BODY_PAUSE_MAX)
+        patience(self.received, self.waited)
     }
 
     fn account(&mut self, since: Instant, received: usize) {
@@ -371,5 +405,27 @@ impl Upload for RequestBody<'_> {
 
     fn checksum(&self) -> Option<Checksum> {
         self.decoder.checksum().copied()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_trickling_client_runs_out_of_time() {
+        let (mut waited, mut received) = (Duration::ZERO, 0);
+        let mut rounds = 0;
+        // One byte in each 29 seconds.
+        while patience(received, waited) >= Duration::from_secs(29) {
+            waited += Duration::from_secs(29);
+            received += 1;
+            rounds += 1;
+        }
+        assert!(rounds <= 2, "{rounds}");
+        // 8 KiB a second may go on for a day.
+        let day = Duration::from_secs(86_400);
+        assert_eq!(patience(8 * 1024 * 86_400, day), BODY_PAUSE_MAX);
+        assert_eq!(patience(u64::MAX, Duration::MAX), Duration::ZERO);
     }
 }
