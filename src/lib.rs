@@ -1,10 +1,24 @@
 //! Ostrakon: an S3-compatible, erasure-coded object store; shared nothing, one io_uring reactor pinned to each core.
 
+#[macro_use]
+pub mod plant;
+
 pub mod cli;
 pub mod config;
 pub mod credentials;
 pub mod datadir;
+pub mod http;
+pub mod index;
+pub mod limits;
+pub mod link;
+pub mod log;
+pub mod meta;
+pub mod node;
+pub mod object;
+pub mod placement;
 pub mod rt;
+pub mod s3;
 pub mod server;
 pub mod signals;
 pub mod startup;
+pub mod volume;

@@ -63,7 +63,7 @@ pub enum BatchError {
     UnknownVersion { found: u32, known: u32 },
     /// The header cannot be believed.
     #[error("batch header is damaged: {0}")]
-    DamagedHeader(Damage),
+    DamagedHeader(#[from] Damage),
     /// The header is whole, the directory is not: torn or damaged.
     #[error("batch directory is damaged: {0}")]
     DamagedDirectory(Damage),
@@ -80,7 +80,8 @@ pub struct BatchHeader {
     pub seq: BatchSeq,
     /// The highest batch of this head that was flushed when this one was submitted.
     pub flushed_seq: BatchSeq,
-    /// Every command in batches of this head up to this one has its outcome recorded.
+    /// Every command in batches of this head up to this one has its outcome recorded; 0 in heads
+    /// without commands.
     pub outcomes_to: BatchSeq,
     /// LSN of the first record; record `i` has `first_lsn + i`.
     pub first_lsn: Lsn,
@@ -518,26 +519,18 @@ pub fn decode_batch_header(bytes: &[u8; BATCH_HEADER_SIZE]) -> Result<BatchHeade
     if !bytes.starts_with(MAGIC) {
         return Err(BatchError::NotABatch);
     }
-    match read_header(bytes) {
-        Ok((VERSION, Ok(header))) => Ok(header),
-        Ok((VERSION, Err(damage))) | Err(damage) => Err(BatchError::DamagedHeader(damage)),
-        Ok((found, _)) => Err(BatchError::UnknownVersion {
-            found: u32::from(found),
-            known: FORMAT_VERSION,
-        }),
-    }
-}
-
-/// The version, if the checksum vouches for it, and then the rest.
-fn read_header(
-    bytes: &[u8; BATCH_HEADER_SIZE],
-) -> Result<(u16, Result<BatchHeader, Damage>), Damage> {
     let (covered, crc) = bytes.split_at(HEADER_CRC_AT);
+    let mut reader = Reader::new(&covered[MAGIC.len()..]);
     let header_crc = Reader::new(crc).u32()?;
     check(header_crc, crc32c(covered))?;
-    let mut reader = Reader::new(&covered[MAGIC.len()..]);
     let version = reader.u16()?;
-    Ok((version, read_header_fields(&mut reader, header_crc)))
+    if version != VERSION {
+        return Err(BatchError::UnknownVersion {
+            found: u32::from(version),
+            known: FORMAT_VERSION,
+        });
+    }
+    Ok(read_header_fields(&mut reader, header_crc)?)
 }
 
 fn read_header_fields(reader: &mut Reader<'_>, header_crc: u32) -> Result<BatchHeader, Damage> {

@@ -126,22 +126,6 @@ pub fn segment_crc(identity: &SegmentIdentity, stored: &[u8]) -> u32 {
     crc32c_of_parts(&[&identity.to_bytes(), stored])
 }
 
-/// [`segment_crc`] from the plain CRC32C of the stored bytes and their length, for callers that
-/// computed it before they knew the identity. Reads no payload.
-pub fn segment_crc_from_parts(
-    identity: &SegmentIdentity,
-    stored_crc: u32,
-    stored_len: usize,
-) -> u32 {
-    let identity_crc = u64::from(crc32c(&identity.to_bytes()));
-    crc_fast::checksum_combine(
-        CASTAGNOLI,
-        identity_crc,
-        u64::from(stored_crc),
-        stored_len as u64,
-    ) as u32
-}
-
 /// The checksum of a METADATA payload given in `parts`: its origin, then its bytes.
 pub fn metadata_crc(origin: &Origin, parts: &[&[u8]]) -> u32 {
     let mut digest = Digest::new(CASTAGNOLI);
@@ -178,10 +162,6 @@ mod tests {
             let expected = crc32c::crc32c_append(crc32c::crc32c(&identity().to_bytes()), stored);
             assert_eq!(crc32c(stored), crc32c::crc32c(stored));
             assert_eq!(segment_crc(&identity(), stored), expected);
-            assert_eq!(
-                segment_crc_from_parts(&identity(), crc32c(stored), len),
-                expected
-            );
             let mut running = SegmentCrc::new(&identity());
             for piece in stored.chunks(1000) {
                 running.update(piece);

@@ -59,7 +59,8 @@ pub struct FileHeader {
     pub head: Head,
     pub state: FileState,
     pub generation: Generation,
-    /// Sequence of the first batch in this generation.
+    /// Sequence of the first batch in this generation. Batches of older files of this head at or
+    /// above it were dropped by recovery and do not count.
     pub first_seq: BatchSeq,
     /// The start of the process that activated (or freed) the file.
     pub incarnation: Incarnation,
@@ -69,7 +70,10 @@ pub struct FileHeader {
 
 impl FileHeader {
     /// Fills the header block, both copies.
+    ///
+    /// Panics if `file_length` is not one a reader accepts.
     pub fn encode(&self, out: &mut [u8; FILE_HEADER_SIZE]) {
+        assert_eq!(check_file_length(self.file_length), Ok(()));
         copies::encode(MAGIC, out, |sink| {
             sink.put(&self.cluster.0);
             sink.put(&self.drive.0);
@@ -115,18 +119,23 @@ impl FileHeader {
     }
 }
 
-/// A segment file has room for its header, one block of batches and one of footer, and offsets
-/// in blocks that fit 32 bits.
 pub(crate) fn file_length(reader: &mut Reader<'_>) -> Result<u64, Damage> {
-    const BLOCK: u64 = crate::BLOCK_SIZE as u64;
     let length = reader.u64()?;
-    if length % BLOCK != 0 || length < 3 * BLOCK || length / BLOCK > u64::from(u32::MAX) {
+    check_file_length(length)?;
+    Ok(length)
+}
+
+/// A segment file has room for its header, one block of batches and one of footer, and its
+/// blocks are numbered by 32 bits.
+pub(crate) fn check_file_length(length: u64) -> Result<(), Damage> {
+    const BLOCK: u64 = crate::BLOCK_SIZE as u64;
+    if !length.is_multiple_of(BLOCK) || length < 3 * BLOCK || length / BLOCK > u64::from(u32::MAX) {
         return Err(Damage::OutOfRange {
             field: "file length",
             value: length,
         });
     }
-    Ok(length)
+    Ok(())
 }
 
 /// Reads the header block of a segment file. If both copies are valid, the higher generation

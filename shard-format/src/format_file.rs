@@ -5,7 +5,7 @@ use std::cmp::Ordering;
 use crate::codec::{Reader, Sink};
 use crate::copies::{self, COPIES_SIZE, Decoded, HeaderError};
 use crate::damage::Damage;
-use crate::file::file_length;
+use crate::file::{check_file_length, file_length};
 use crate::id::{ClusterId, DriveId, PG_COUNT_MAX, VolumeId};
 
 /// Bytes of a format file: two copies of 4 KiB.
@@ -32,7 +32,10 @@ pub struct DriveFormat {
 }
 
 impl DriveFormat {
+    /// Fills both copies. Panics if the values are not ones a reader accepts.
     pub fn encode(&self, out: &mut [u8; FORMAT_FILE_SIZE]) {
+        assert_eq!(check_file_length(self.segment_file_length), Ok(()));
+        assert_eq!(self.check_counts(), Ok(()));
         copies::encode(DRIVE_MAGIC, out, |sink| {
             sink.put(&self.cluster.0);
             sink.put(&self.drive.0);
@@ -54,24 +57,24 @@ impl DriveFormat {
             volume_count: reader.u16()?,
             first_volume: reader.u16()?,
         };
-        if !format.pg_count.is_power_of_two() || format.pg_count > PG_COUNT_MAX {
+        format.check_counts()?;
+        Ok(format)
+    }
+
+    fn check_counts(&self) -> Result<(), Damage> {
+        if !self.pg_count.is_power_of_two() || self.pg_count > PG_COUNT_MAX {
             return Err(Damage::OutOfRange {
                 field: "placement group count",
-                value: u64::from(format.pg_count),
+                value: u64::from(self.pg_count),
             });
         }
-        if format.volume_count == 0
-            || format
-                .first_volume
-                .checked_add(format.volume_count)
-                .is_none()
-        {
+        if self.volume_count == 0 || self.first_volume.checked_add(self.volume_count).is_none() {
             return Err(Damage::OutOfRange {
                 field: "volume count",
-                value: u64::from(format.volume_count),
+                value: u64::from(self.volume_count),
             });
         }
-        Ok(format)
+        Ok(())
     }
 }
 
@@ -88,7 +91,9 @@ pub struct VolumeFormat {
 }
 
 impl VolumeFormat {
+    /// Fills both copies. Panics if the values are not ones a reader accepts.
     pub fn encode(&self, out: &mut [u8; FORMAT_FILE_SIZE]) {
+        assert_eq!(check_file_length(self.segment_file_length), Ok(()));
         copies::encode(VOLUME_MAGIC, out, |sink| {
             sink.put(&self.cluster.0);
             sink.put(&self.drive.0);

@@ -38,9 +38,7 @@ pub use batch::{
     BatchBuilder, BatchError, BatchFull, BatchHeader, BatchStamp, Entry, Kind, MetadataEntry,
     Placement, SegmentEntry, Transform, decode_batch_header, decode_directory,
 };
-pub use checksum::{
-    Origin, SegmentCrc, SegmentIdentity, crc32c, metadata_crc, segment_crc, segment_crc_from_parts,
-};
+pub use checksum::{Origin, SegmentCrc, SegmentIdentity, crc32c, metadata_crc, segment_crc};
 pub use copies::{Decoded, HeaderError};
 pub use damage::Damage;
 pub use file::{FileHeader, FileState, Head, decode_file_header};

@@ -366,9 +366,19 @@ impl TcpStream {
     /// Receives into `buf[at..capacity]`, whatever is there; 0 at the end. The length of the buffer
     /// stays as it is. When the future is dropped, bytes may be lost: the stream is then only good
     /// for closing.
-    pub async fn recv(&self, mut buf: Buf, at: usize) -> (io::Result<usize>, Buf) {
+    pub async fn recv(&self, buf: Buf, at: usize) -> (io::Result<usize>, Buf) {
         let to = buf.capacity();
-        assert!(at < to, "no room to receive into");
+        self.recv_upto(buf, at, to).await
+    }
+
+    /// As [`Self::recv`], into `buf[at..to]`: what comes behind stays in the socket.
+    pub async fn recv_upto(
+        &self,
+        mut buf: Buf,
+        at: usize,
+        to: usize,
+    ) -> (io::Result<usize>, Buf) {
+        assert!(at < to && to <= buf.capacity(), "no room to receive into");
         if self.inner.waiting.get().is_some() {
             // Finish what an abandoned `recv_ready` began.
             match self.recv_ready().await {

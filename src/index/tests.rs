@@ -1,0 +1,834 @@
+//! One suite for every kind of index against a plain `BTreeMap`, then what only one kind can do:
+//! damaged and full drives for LMDB, power cuts for the twin.
+
+use proptest::prelude::*;
+use std::cell::Cell;
+use std::collections::BTreeMap;
+use std::fs::OpenOptions;
+use std::os::unix::fs::FileExt;
+use std::path::{Path, PathBuf};
+use std::pin::pin;
+use std::task::{Context, Poll, Waker};
+
+use super::lmdb::DATA_FILE;
+use super::*;
+
+// ---------------------------------------------------------------- harness
+
+fn block_on<F: Future>(future: F) -> F::Output {
+    struct Unpark(std::thread::Thread);
+    impl std::task::Wake for Unpark {
+        fn wake(self: Arc<Self>) {
+            self.0.unpark();
+        }
+    }
+    let waker = Waker::from(Arc::new(Unpark(std::thread::current())));
+    let mut future = pin!(future);
+    loop {
+        match future.as_mut().poll(&mut Context::from_waker(&waker)) {
+            Poll::Ready(out) => return out,
+            Poll::Pending => std::thread::park(),
+        }
+    }
+}
+
+fn open(kind: StoreKind, path: &Path) -> Result<Index, IndexError> {
+    block_on(Index::open(kind, path))
+}
+
+/// A place for an environment of either kind, gone when dropped.
+struct Place {
+    kind: StoreKind,
+    dir: tempfile::TempDir,
+}
+
+impl Place {
+    fn new(kind: StoreKind) -> Self {
+        Place {
+            kind,
+            dir: tempfile::tempdir().expect("a directory"),
+        }
+    }
+
+    fn path(&self) -> PathBuf {
+        self.dir.path().join("index")
+    }
+
+    fn open(&self) -> Index {
+        open(self.kind, &self.path()).expect("a sound index")
+    }
+}
+
+fn get(index: &Index, table: Table, key: &[u8]) -> Option<Vec<u8>> {
+    index
+        .get(table, key, <[u8]>::to_vec)
+        .expect("a readable index")
+}
+
+type Rows = Vec<(Vec<u8>, Vec<u8>)>;
+
+fn all(index: &Index, table: Table) -> Rows {
+    let mut rows = Rows::new();
+    let end = index.scan(table, &[], usize::MAX, |key, value| {
+        rows.push((key.to_vec(), value.to_vec()));
+        Step::Next
+    });
+    assert_eq!(end, Ok(ScanEnd::End));
+    rows
+}
+
+fn save(index: &Index) -> Result<(), IndexError> {
+    index.freeze();
+    block_on(index.checkpoint())
+}
+
+// ---------------------------------------------------------------- conformance
+
+const TABLES: [Table; 3] = [Table::Versions, Table::Tombstones, Table::Parts];
+
+#[derive(Clone, Debug)]
+enum Op {
+    Put(Table, Vec<u8>, Vec<u8>),
+    Remove(Table, Vec<u8>),
+    Freeze,
+    Checkpoint,
+    FailedCheckpoint {
+        applied: bool,
+    },
+    Reserve(u64),
+    Get(Table, Vec<u8>),
+    /// `seeks[i]`: where to go after visiting the i-th key, instead of the next one.
+    Scan {
+        table: Table,
+        from: Vec<u8>,
+        steps_max: usize,
+        seeks: Vec<Option<Vec<u8>>>,
+        stop_after: usize,
+    },
+    Reopen,
+}
+
+fn any_table() -> impl Strategy<Value = Table> {
+    proptest::sample::select(&TABLES[..])
+}
+
+fn any_key() -> impl Strategy<Value = Vec<u8>> {
+    let byte = proptest::sample::select(vec![0u8, 1, b'a', b'b', 0xFE, 0xFF]);
+    prop_oneof![
+        8 => proptest::collection::vec(byte.clone(), 0..4),
+        1 => proptest::collection::vec(byte, KEY_BYTES_MAX - 1..=KEY_BYTES_MAX),
+    ]
+}
+
+fn any_value() -> impl Strategy<Value = Vec<u8>> {
+    prop_oneof![
+        8 => proptest::collection::vec(any::<u8>(), 0..40),
+        1 => proptest::collection::vec(any::<u8>(), 4000..20_000),
+    ]
+}
+
+fn any_op() -> impl Strategy<Value = Op> {
+    let scan = (
+        any_table(),
+        any_key(),
+        prop_oneof![1..6usize, Just(1000)],
+        proptest::collection::vec(proptest::option::weighted(0.3, any_key()), 0..12),
+        prop_oneof![Just(usize::MAX), 1..10usize],
+    )
+        .prop_map(|(table, from, steps_max, seeks, stop_after)| Op::Scan {
+            table,
+            from,
+            steps_max,
+            seeks,
+            stop_after,
+        });
+    prop_oneof![
+        12 => (any_table(), any_key(), any_value()).prop_map(|(t, k, v)| Op::Put(t, k, v)),
+        8 => (any_table(), any_key()).prop_map(|(t, k)| Op::Remove(t, k)),
+        3 => Just(Op::Freeze),
+        3 => Just(Op::Checkpoint),
+        1 => any::<bool>().prop_map(|applied| Op::FailedCheckpoint { applied }),
+        1 => (0..1u64 << 20).prop_map(Op::Reserve),
+        4 => (any_table(), any_key()).prop_map(|(t, k)| Op::Get(t, k)),
+        6 => scan,
+        1 => Just(Op::Reopen),
+    ]
+}
+
+type Map = BTreeMap<(Table, Vec<u8>), Vec<u8>>;
+
+#[derive(Default)]
+struct Model {
+    live: Map,
+    /// What was live when the table was frozen: durable once it is checkpointed.
+    frozen: Option<Map>,
+    durable: Map,
+}
+
+fn expected_scan(
+    live: &Map,
+    table: Table,
+    from: &[u8],
+    seeks: &[Option<Vec<u8>>],
+    stop: usize,
+) -> Rows {
+    let mut rows = Rows::new();
+    let mut from = from.to_vec();
+    'seek: loop {
+        for ((_, key), value) in live
+            .range((table, from.clone())..)
+            .take_while(|((t, _), _)| *t == table)
+        {
+            rows.push((key.clone(), value.clone()));
+            if rows.len() == stop {
+                return rows;
+            }
+            if let Some(Some(to)) = seeks.get(rows.len() - 1)
+                && to > key
+            {
+                from.clone_from(to);
+                continue 'seek;
+            }
+        }
+        return rows;
+    }
+}
+
+#[derive(Clone, Copy, PartialEq)]
+enum Kind {
+    /// Active and frozen table over a store that stays empty.
+    MemoryOnly,
+    Twin,
+    Lmdb,
+}
+
+fn conforms(kind: Kind, ops: &[Op]) {
+    let place = Place::new(if kind == Kind::Lmdb {
+        StoreKind::Lmdb
+    } else {
+        StoreKind::Twin
+    });
+    let mut index = place.open();
+    let mut model = Model::default();
+    for op in ops {
+        match op.clone() {
+            Op::Put(table, key, value) => {
+                index.put(table, &key, value.clone());
+                model.live.insert((table, key), value);
+            }
+            Op::Remove(table, key) => {
+                index.remove(table, &key);
+                model.live.remove(&(table, key));
+            }
+            Op::Freeze => {
+                assert_eq!(index.freeze(), model.frozen.is_none());
+                assert!(index.has_frozen());
+                if model.frozen.is_none() {
+                    assert_eq!((index.active_entries(), index.active_bytes()), (0, 0));
+                    model.frozen = Some(model.live.clone());
+                }
+            }
+            Op::Checkpoint if kind != Kind::MemoryOnly => {
+                assert_eq!(block_on(index.checkpoint()), Ok(()));
+                assert!(!index.has_frozen());
+                if let Some(frozen) = model.frozen.take() {
+                    model.durable = frozen;
+                }
+            }
+            Op::FailedCheckpoint { applied } if kind == Kind::Twin => {
+                let error = IndexError::Full {
+                    during: "checkpoint",
+                };
+                let fault = twin::Fault {
+                    error: error.clone(),
+                    applied,
+                };
+                assert!(twin::set_fault(&place.path(), Some(fault)));
+                let commits = twin::commits(&place.path());
+                let result = block_on(index.checkpoint());
+                if result.is_err() {
+                    assert_eq!(result, Err(error));
+                    assert!(index.has_frozen());
+                }
+                // An empty frozen table has nothing to commit, so nothing can fail.
+                if result.is_ok() && model.frozen.is_some() {
+                    model.frozen = None;
+                }
+                if twin::commits(&place.path()) > commits {
+                    model.durable = model
+                        .frozen
+                        .clone()
+                        .expect("only a frozen table is committed");
+                }
+                twin::set_fault(&place.path(), None);
+            }
+            Op::Reserve(bytes) if kind == Kind::Lmdb => {
+                assert_eq!(block_on(index.reserve(bytes)), Ok(()));
+            }
+            Op::Get(table, key) => {
+                let expected = model.live.get(&(table, key.clone()));
+                assert_eq!(get(&index, table, &key).as_ref(), expected);
+            }
+            Op::Scan {
+                table,
+                from,
+                steps_max,
+                seeks,
+                stop_after,
+            } => {
+                let expected = expected_scan(&model.live, table, &from, &seeks, stop_after);
+                let mut rows = Rows::new();
+                let mut from = from;
+                loop {
+                    let before = rows.len();
+                    let end = index.scan(table, &from, steps_max, |key, value| {
+                        // Nested reads are allowed.
+                        assert_eq!(get(&index, table, key).as_deref(), Some(value));
+                        rows.push((key.to_vec(), value.to_vec()));
+                        if rows.len() == stop_after {
+                            return Step::Stop;
+                        }
+                        match seeks.get(rows.len() - 1) {
+                            Some(Some(to)) => Step::Seek(to.clone()),
+                            _ => Step::Next,
+                        }
+                    });
+                    assert!(rows.len() - before <= steps_max);
+                    match end.expect("a readable index") {
+                        ScanEnd::Budget(resume) => {
+                            assert!(resume > from || rows.len() == before && resume >= from);
+                            from = resume;
+                        }
+                        ScanEnd::Stopped => break assert_eq!(rows.len(), stop_after),
+                        ScanEnd::End => break,
+                    }
+                }
+                assert!(rows == expected);
+            }
+            Op::Reopen if kind != Kind::MemoryOnly => {
+                drop(index);
+                index = place.open();
+                model.live = model.durable.clone();
+                model.frozen = None;
+            }
+            _ => {}
+        }
+    }
+    for table in TABLES {
+        let expected = expected_scan(&model.live, table, &[], &[], usize::MAX);
+        assert!(all(&index, table) == expected);
+    }
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig { failure_persistence: None, ..ProptestConfig::with_cases(512) })]
+
+    #[test]
+    fn memory_tables_conform(ops in proptest::collection::vec(any_op(), 0..80)) {
+        conforms(Kind::MemoryOnly, &ops);
+    }
+
+    #[test]
+    fn twin_conforms(ops in proptest::collection::vec(any_op(), 0..160)) {
+        twin::clear();
+        conforms(Kind::Twin, &ops);
+    }
+}
+
+proptest! {
+    // Each case flushes a few dozen times.
+    #![proptest_config(ProptestConfig { failure_persistence: None, ..ProptestConfig::with_cases(48) })]
+
+    #[test]
+    fn lmdb_conforms(ops in proptest::collection::vec(any_op(), 0..160)) {
+        conforms(Kind::Lmdb, &ops);
+    }
+}
+
+// ---------------------------------------------------------------- both kinds
+
+const KINDS: [StoreKind; 2] = [StoreKind::Lmdb, StoreKind::Twin];
+
+#[test]
+fn keys_as_long_as_allowed_keep_their_order() {
+    for kind in KINDS {
+        let place = Place::new(kind);
+        let index = place.open();
+        let mut expected = Rows::new();
+        for len in [511, 512, 1_100, KEY_BYTES_MAX - 1, KEY_BYTES_MAX] {
+            for last in [0, 7, 255] {
+                let mut key = vec![b'k'; len];
+                key[len - 1] = last;
+                index.put(Table::Versions, &key, vec![last; 300]);
+                expected.push((key, vec![last; 300]));
+            }
+        }
+        expected.sort();
+        assert_eq!(save(&index), Ok(()));
+        assert_eq!(index.active_entries(), 0);
+        assert!(all(&index, Table::Versions) == expected);
+        drop(index);
+        assert!(all(&place.open(), Table::Versions) == expected);
+    }
+}
+
+#[test]
+#[should_panic(expected = "a key of")]
+fn a_longer_key_is_a_bug() {
+    Place::new(StoreKind::Twin)
+        .open()
+        .put(Table::Versions, &[0; KEY_BYTES_MAX + 1], vec![]);
+}
+
+#[test]
+fn counters_follow_puts_overwrites_and_removals() {
+    let place = Place::new(StoreKind::Twin);
+    let index = place.open();
+    index.put(Table::Free, b"key", vec![0; 10]);
+    assert_eq!(index.active_bytes(), 4 + 10 + ENTRY_OVERHEAD_BYTES);
+    index.put(Table::Free, b"key", vec![0; 3]);
+    assert_eq!(
+        (index.active_entries(), index.active_bytes()),
+        (1, 4 + 3 + ENTRY_OVERHEAD_BYTES)
+    );
+    // Over an empty store a removal leaves nothing; over one that may hold the key, a marker.
+    index.remove(Table::Free, b"key");
+    assert_eq!((index.active_entries(), index.active_bytes()), (0, 0));
+    index.put(Table::Free, b"key", vec![]);
+    assert_eq!(save(&index), Ok(()));
+    index.remove(Table::Free, b"key");
+    assert_eq!(
+        (index.active_entries(), index.active_bytes()),
+        (1, 4 + ENTRY_OVERHEAD_BYTES)
+    );
+    assert!(!index.active_full());
+}
+
+#[test]
+fn removal_markers_count_as_steps() {
+    for kind in KINDS {
+        let place = Place::new(kind);
+        let index = place.open();
+        for i in 0..100u8 {
+            index.put(Table::Objects, &[i], vec![i]);
+        }
+        assert_eq!(save(&index), Ok(()));
+        for i in 0..90u8 {
+            index.remove(Table::Objects, &[i]);
+        }
+        let mut visited = vec![];
+        let mut visit = |from: &[u8]| {
+            let end = index.scan(Table::Objects, from, 60, |key, _| {
+                visited.push(key[0]);
+                Step::Next
+            });
+            end.expect("a readable index")
+        };
+        assert_eq!(visit(&[]), ScanEnd::Budget(vec![60]));
+        assert_eq!(visit(&[60]), ScanEnd::End);
+        assert_eq!(visited, (90..100).collect::<Vec<u8>>());
+    }
+}
+
+#[test]
+fn a_second_open_is_busy_and_destroy_waits_for_the_first() {
+    for kind in KINDS {
+        let place = Place::new(kind);
+        let index = place.open();
+        index.put(Table::Files, b"f", vec![1]);
+        assert_eq!(save(&index), Ok(()));
+        assert_eq!(open(kind, &place.path()).err(), Some(IndexError::Busy));
+        assert_eq!(
+            block_on(Index::destroy(kind, &place.path())),
+            Err(IndexError::Busy)
+        );
+        drop(index);
+        assert_eq!(get(&place.open(), Table::Files, b"f"), Some(vec![1]));
+        assert_eq!(block_on(Index::destroy(kind, &place.path())), Ok(()));
+        assert_eq!(block_on(Index::destroy(kind, &place.path())), Ok(()));
+        assert_eq!(get(&place.open(), Table::Files, b"f"), None);
+    }
+}
+
+#[test]
+fn a_dropped_checkpoint_never_writes_over_a_later_one() {
+    for kind in KINDS {
+        let place = Place::new(kind);
+        let index = place.open();
+        for i in 0..5_000u32 {
+            index.put(Table::Shards, &i.to_be_bytes(), vec![1; 100]);
+        }
+        assert!(index.freeze());
+        {
+            let mut checkpoint = pin!(index.checkpoint());
+            let polled = checkpoint
+                .as_mut()
+                .poll(&mut Context::from_waker(Waker::noop()));
+            assert!(polled.is_pending());
+        }
+        // The helper still writes: the table stays readable and a second writer is refused.
+        assert!(index.has_frozen());
+        assert_eq!(
+            get(&index, Table::Shards, &7u32.to_be_bytes()),
+            Some(vec![1; 100])
+        );
+        index.put(Table::Shards, &7u32.to_be_bytes(), vec![2]);
+        loop {
+            match block_on(index.checkpoint()) {
+                Err(IndexError::Busy) => std::thread::yield_now(),
+                result => break assert_eq!(result, Ok(())),
+            }
+        }
+        assert_eq!(save(&index), Ok(()));
+        assert_eq!(
+            get(&index, Table::Shards, &7u32.to_be_bytes()),
+            Some(vec![2])
+        );
+        drop(index);
+        assert_eq!(
+            get(&place.open(), Table::Shards, &7u32.to_be_bytes()),
+            Some(vec![2])
+        );
+    }
+}
+
+// ---------------------------------------------------------------- twin
+
+#[test]
+fn power_cuts_of_the_twin_choose_the_commit() {
+    twin::clear();
+    let path = Path::new("/drive0/index");
+    assert!(!twin::power_cut(path, twin::Choice::Last));
+    let commit = |value: u8| {
+        let index = open(StoreKind::Twin, path).expect("a sound index");
+        index.put(Table::Groups, b"g", vec![value]);
+        assert_eq!(save(&index), Ok(()));
+        index
+    };
+    let value = || {
+        get(
+            &open(StoreKind::Twin, path).expect("a sound index"),
+            Table::Groups,
+            b"g",
+        )
+    };
+    drop(commit(1));
+    let dead = commit(2);
+    assert!(twin::power_cut(path, twin::Choice::Last));
+    assert_eq!(value(), Some(vec![2]));
+    // What the dead process still does reaches nothing.
+    dead.put(Table::Groups, b"g", vec![9]);
+    assert_eq!(save(&dead), Ok(()));
+    drop(dead);
+    assert_eq!(value(), Some(vec![2]));
+    drop(commit(3));
+    assert!(twin::power_cut(path, twin::Choice::OneBefore));
+    assert_eq!(value(), Some(vec![2]));
+    // A second cut does not lose a second commit.
+    assert!(twin::power_cut(path, twin::Choice::OneBefore));
+    assert_eq!(value(), Some(vec![2]));
+    assert_eq!(twin::paths(), [path]);
+    assert!(twin::power_cut(path, twin::Choice::Absent));
+    assert_eq!(twin::paths(), [] as [PathBuf; 0]);
+    assert_eq!(value(), None);
+
+    assert!(twin::damage(path));
+    assert!(matches!(
+        open(StoreKind::Twin, path),
+        Err(IndexError::Damaged { .. })
+    ));
+    assert_eq!(block_on(Index::destroy(StoreKind::Twin, path)), Ok(()));
+    assert_eq!(value(), None);
+}
+
+// ---------------------------------------------------------------- LMDB: damage
+
+/// Branch pages, overflow pages, and a free list: 12 checkpoints of puts, overwrites and removals.
+fn worn_env(place: &Place) -> Rows {
+    let index = place.open();
+    for round in 0..12u32 {
+        for i in 0..600u32 {
+            let key = (i * 7919 + round * 131) % 3000;
+            if (i + round) % 5 == 0 {
+                index.remove(Table::Versions, &key.to_be_bytes());
+            } else {
+                let len = if i % 40 == 0 {
+                    9_000
+                } else {
+                    60 + (i as usize % 90)
+                };
+                index.put(Table::Versions, &key.to_be_bytes(), vec![round as u8; len]);
+            }
+        }
+        assert_eq!(save(&index), Ok(()));
+    }
+    all(&index, Table::Versions)
+}
+
+fn data_file(place: &Place) -> std::fs::File {
+    let path = place.path().join(DATA_FILE);
+    OpenOptions::new()
+        .read(true)
+        .write(true)
+        .open(path)
+        .expect("a data file")
+}
+
+/// Opens, reads and writes an environment that may be damaged. What matters is that it comes back
+/// from all of that; `Some` if the check found nothing.
+fn use_env(path: &Path) -> Option<Rows> {
+    let index = match open(StoreKind::Lmdb, path) {
+        Ok(index) => index,
+        Err(IndexError::Damaged { reason, .. }) => {
+            assert!(!reason.is_empty());
+            return None;
+        }
+        Err(e) => panic!("{e}"),
+    };
+    let rows = all(&index, Table::Versions);
+    for i in 0..400u32 {
+        get(&index, Table::Versions, &i.to_be_bytes());
+        index.put(Table::Versions, &(i * 7).to_be_bytes(), vec![7; 50]);
+        index.remove(Table::Versions, &(i * 11).to_be_bytes());
+    }
+    assert_eq!(save(&index), Ok(()));
+    Some(rows)
+}
+
+#[test]
+fn every_garbage_page_is_found_or_was_free() {
+    let place = Place::new(StoreKind::Lmdb);
+    let expected = worn_env(&place);
+    let original = std::fs::read(place.path().join(DATA_FILE)).expect("a data file");
+    let page_bytes = 4096;
+    let pages = original.len() / page_bytes;
+    assert!(pages > 60, "{pages}");
+    let small = |rows: &Rows| {
+        rows.iter()
+            .filter(|(_, v)| v.len() < 4096)
+            .cloned()
+            .collect::<Rows>()
+    };
+    let mut found = 0;
+    for page in 0..pages {
+        let at = page * page_bytes;
+        let neighbour = (page + 1) % pages * page_bytes;
+        let garbage: Vec<u8> = (0..page_bytes)
+            .map(|i| (i * 31 + page * 17) as u8)
+            .collect();
+        let zeros = vec![0; page_bytes];
+        let torn = [
+            &original[at..at + page_bytes / 2],
+            &garbage[page_bytes / 2..],
+        ]
+        .concat();
+        let misdirected = original[neighbour..neighbour + page_bytes].to_vec();
+        for damage in [garbage.clone(), zeros, misdirected, torn] {
+            let mut bytes = original.clone();
+            bytes[at..at + page_bytes].copy_from_slice(&damage);
+            let is_torn = damage[..16] == original[at..at + 16];
+            std::fs::write(place.path().join(DATA_FILE), &bytes).expect("a writable file");
+            match use_env(&place.path()) {
+                None => found += 1,
+                // The inside of a leaf's values is beyond the check, and so are pages that are all
+                // value: the second and later ones of a large one.
+                Some(rows) if is_torn => assert_eq!(rows.len(), expected.len()),
+                Some(rows) => assert!(small(&rows) == small(&expected), "page {page}"),
+            }
+        }
+    }
+    assert!(found > pages, "{found} of {}", 4 * pages);
+}
+
+#[test]
+fn truncated_files_are_damaged_or_lost_free_pages_only() {
+    let place = Place::new(StoreKind::Lmdb);
+    let expected = worn_env(&place);
+    let original = std::fs::read(place.path().join(DATA_FILE)).expect("a data file");
+    let mut found = 0;
+    for cut in (0..original.len()).step_by(2048 + 511) {
+        std::fs::write(place.path().join(DATA_FILE), &original[..cut]).expect("a writable file");
+        match use_env(&place.path()) {
+            None => found += 1,
+            Some(rows) => assert!(rows == expected, "cut at {cut}"),
+        }
+    }
+    assert!(found > original.len() / 2559 / 2);
+    // An environment that lost everything is damaged as well, not new.
+    std::fs::write(place.path().join(DATA_FILE), []).expect("a writable file");
+    assert_eq!(use_env(&place.path()), None);
+    assert_eq!(
+        block_on(Index::destroy(StoreKind::Lmdb, &place.path())),
+        Ok(())
+    );
+    assert_eq!(use_env(&place.path()), Some(Rows::new()));
+}
+
+#[test]
+fn garbage_in_the_lock_file_is_ignored() {
+    let place = Place::new(StoreKind::Lmdb);
+    let expected = worn_env(&place);
+    std::fs::write(place.path().join(lmdb::LOCK_FILE), vec![0xA5; 10_000]).expect("a file");
+    assert!(use_env(&place.path()) == Some(expected));
+}
+
+#[test]
+fn a_meta_page_of_another_version_is_damaged() {
+    for (offset, byte) in [(16, 0), (20, 2), (24 + 4096 - 4, 9), (40, 1), (88 + 4, 4)] {
+        let place = Place::new(StoreKind::Lmdb);
+        drop(place.open());
+        data_file(&place)
+            .write_all_at(&[byte], offset)
+            .expect("a writable file");
+        assert_eq!(use_env(&place.path()), None, "{offset}");
+    }
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig { failure_persistence: None, ..ProptestConfig::with_cases(150) })]
+
+    /// Whatever gets past the check must not bring LMDB down.
+    #[test]
+    fn flipped_bytes_never_crash(flips in proptest::collection::vec((any::<prop::sample::Index>(), any::<u8>()), 1..6), header in any::<bool>()) {
+        thread_local! {
+            static WORN: Cell<Option<Arc<Vec<u8>>>> = const { Cell::new(None) };
+        }
+        let original = WORN.take().unwrap_or_else(|| {
+            let place = Place::new(StoreKind::Lmdb);
+            worn_env(&place);
+            Arc::new(std::fs::read(place.path().join(DATA_FILE)).expect("a data file"))
+        });
+        WORN.set(Some(original.clone()));
+        let place = Place::new(StoreKind::Lmdb);
+        std::fs::create_dir(place.path()).expect("a directory");
+        let mut bytes = original.to_vec();
+        for (at, byte) in flips {
+            let mut at = at.index(bytes.len());
+            if header {
+                // Where structure lives.
+                at = at / 4096 * 4096 + at % 64;
+            }
+            bytes[at] = byte;
+        }
+        std::fs::write(place.path().join(DATA_FILE), &bytes).expect("a writable file");
+        use_env(&place.path());
+    }
+}
+
+// ---------------------------------------------------------------- LMDB: no room
+
+/// Fills the drive, then shows that nothing is lost and that deletes still get through.
+fn fill_drive(dir: &Path) {
+    let path = dir.join("index");
+    let index = open(StoreKind::Lmdb, &path).expect("a sound index");
+    let key = |i: u32| i.to_be_bytes();
+    let mut stored = 0u32;
+    // Room for the deletes, taken while there is some.
+    let reserve = 512 << 10;
+    let full = loop {
+        assert!(stored < 100_000, "the drive never fills");
+        assert_eq!(block_on(index.reserve(reserve)), Ok(()));
+        for i in stored..stored + 500 {
+            index.put(Table::Versions, &key(i), vec![i as u8; 200]);
+        }
+        assert!(index.freeze());
+        // The reserve is for deletes: a put checkpoint has to find room beside it.
+        let growth = index.growth_bytes_max().expect("a readable index");
+        if let Err(e) = block_on(index.reserve(reserve + growth)) {
+            break e;
+        }
+        assert_eq!(block_on(index.checkpoint()), Ok(()));
+        stored += 500;
+    };
+    assert_eq!(full, IndexError::Full { during: "reserve" });
+    assert!(stored >= 500);
+
+    // Ignoring that answer: big checkpoints, until one fails.
+    let mut tried = stored + 500;
+    let full = loop {
+        if let Err(e) = block_on(index.checkpoint()) {
+            break e;
+        }
+        assert!(tried < 200_000, "the drive never fills");
+        for i in tried..tried + 5_000 {
+            index.put(Table::Versions, &key(i), vec![i as u8; 200]);
+        }
+        tried += 5_000;
+        assert!(index.freeze());
+    };
+    assert_eq!(
+        full,
+        IndexError::Full {
+            during: "checkpoint"
+        }
+    );
+    assert!(index.has_frozen());
+    assert_eq!(block_on(index.checkpoint()), Err(full));
+    for i in 0..tried {
+        assert_eq!(
+            get(&index, Table::Versions, &key(i)),
+            Some(vec![i as u8; 200]),
+            "{i}"
+        );
+    }
+
+    // A restart loses the frozen table only; what was committed before is there and writable.
+    drop(index);
+    let index = open(StoreKind::Lmdb, &path).expect("a sound index");
+    let rows = all(&index, Table::Versions).len() as u32;
+    assert!(stored <= rows && rows < tried, "{stored} {rows} {tried}");
+    // Free pages of the env and what is left on the drive must do for deletes, a few at a time.
+    for i in 0..rows {
+        index.remove(Table::Versions, &key(i));
+        if i % 200 == 199 {
+            assert_eq!(save(&index), Ok(()), "{i} of {rows}");
+        }
+    }
+    assert_eq!(save(&index), Ok(()));
+    assert_eq!(all(&index, Table::Versions), []);
+    for i in 0..500 {
+        index.put(Table::Versions, &key(i), vec![1; 200]);
+    }
+    assert_eq!(save(&index), Ok(()));
+}
+
+/// Runs one of the ignored tests below in a process of its own, started by `sh -c "$script"`.
+fn run_alone(test: &str, script: &str, dir: &Path) {
+    let output = std::process::Command::new("sh")
+        .args(["-c", script, "sh"])
+        .arg(std::env::current_exe().expect("a path"))
+        .args(["--ignored", "--exact", test, "--nocapture"])
+        .env("INDEX_TEST_DIR", dir)
+        .output()
+        .expect("a shell");
+    let text = String::from_utf8_lossy(&output.stdout) + String::from_utf8_lossy(&output.stderr);
+    assert!(
+        output.status.success() && text.contains("1 passed"),
+        "{text}"
+    );
+}
+
+#[test]
+#[ignore = "run by the tests below, under a limit"]
+fn fill_limited_drive() {
+    let dir = std::env::var_os("INDEX_TEST_DIR").expect("run by the tests below");
+    fill_drive(Path::new(&dir));
+}
+
+#[test]
+fn a_file_size_limit_is_a_full_drive() {
+    let dir = tempfile::tempdir().expect("a directory");
+    // In blocks of 512 bytes: 4 MiB.
+    let script = r#"ulimit -f 8192; trap '' XFSZ; exec "$@""#;
+    run_alone("index::tests::fill_limited_drive", script, dir.path());
+}
+
+#[test]
+#[ignore = "needs a mount namespace: root, or unprivileged user namespaces"]
+fn a_full_tmpfs_is_a_full_drive() {
+    let dir = tempfile::tempdir().expect("a directory");
+    let script = r#"
+        ns=-m; [ "$(id -u)" = 0 ] || ns=-rm
+        exec unshare $ns sh -c 'mount -t tmpfs -o size=4m none "$INDEX_TEST_DIR" && exec "$@"' sh "$@""#;
+    run_alone("index::tests::fill_limited_drive", script, dir.path());
+}

@@ -1,0 +1,231 @@
+//! Between cores: one set of messages, answered by the core that owns the volume they name.
+//!
+//! Today's carrier is the memory ring between the cores of one process ([`crate::rt::mailbox`]); QUIC to other nodes
+//! will carry the same messages. A request to a volume of this core is a plain call. Payload buffers move by
+//! ownership: a hop passes a pointer.
+//!
+//! Every ring is bounded. A full ring makes the sender wait; requests that wait are bounded by connections times what
+//! each keeps in flight.
+
+use std::{
+    cell::{Cell, RefCell},
+    collections::BTreeMap,
+    rc::Rc,
+    time::Duration,
+};
+
+use futures_channel::oneshot;
+use shard_format::{BucketId, ObjectId, PgId, SegmentIndex};
+
+use crate::{
+    log::Segment,
+    meta::{BucketValue, Groups, ListQuery, ObjectRecord, Page},
+    placement::Map,
+    rt::{self, Buf, CoreId, mailbox::Mailbox},
+    volume::{Counters, Fetched, Outcome, Shard, VolumeError},
+};
+
+/// What one core asks of a volume.
+pub enum Request {
+    /// Store one run of segments; answered when it is written.
+    Store { segments: Vec<Segment>, data: Buf },
+    /// Make everything stored so far durable.
+    SyncShards,
+    Fetch { shard: Shard, segment: SegmentIndex, segments_max: u16 },
+    /// Free all shards of the object, durably.
+    FreeObject { object: ObjectId },
+    Propose { commands: Vec<(PgId, Vec<u8>)>, needs_space: bool },
+    Read { pg: PgId, bucket: BucketId, key: Vec<u8>, lease: bool },
+    Bucket { name: String },
+    Buckets,
+    IsEmpty { bucket: BucketId },
+    List(ListQuery),
+    Lease { object: ObjectId },
+    Renew { object: ObjectId },
+    Release { object: ObjectId },
+    /// Which of these may be freed: no version names them and none will.
+    Orphans { objects: Vec<(PgId, ObjectId)>, age: Duration },
+    Status,
+}
+
+/// The answer to the request of the same name.
+pub enum Reply {
+    Done,
+    Fetched(Fetched),
+    Outcomes(Vec<Outcome>),
+    Record(ObjectRecord),
+    Bucket(Option<BucketValue>),
+    Buckets(Vec<(String, BucketValue)>),
+    Empty(bool),
+    Page(Page),
+    Renewed(bool),
+    Orphans(Vec<ObjectId>),
+    Status(VolumeStatus),
+}
+
+/// What a volume says of itself.
+#[derive(Clone, Debug)]
+pub struct VolumeStatus {
+    pub counters: Counters,
+    pub writable: Result<(), VolumeError>,
+    pub files_free: usize,
+    pub files: usize,
+}
+
+/// A message on a ring.
+pub enum Frame {
+    Request { id: u64, volume: u16, request: Request },
+    Reply { id: u64, reply: Result<Reply, VolumeError> },
+}
+
+struct Inner {
+    core: CoreId,
+    map: Map,
+    /// Owner of each volume.
+    owners: Vec<CoreId>,
+    local: RefCell<BTreeMap<u16, Rc<Groups>>>,
+    mailbox: Option<Mailbox<Frame>>,
+    waiting: RefCell<BTreeMap<u64, oneshot::Sender<Result<Reply, VolumeError>>>>,
+    next_id: Cell<u64>,
+}
+
+/// One core's end of the links. Cheap to clone.
+#[derive(Clone)]
+pub struct Link(Rc<Inner>);
+
+impl Link {
+    pub fn new(core: CoreId, map: Map, owners: Vec<CoreId>, mailbox: Option<Mailbox<Frame>>) -> Link {
+        assert_eq!(owners.len(), usize::from(map.volume_count()));
+        Link(Rc::new(Inner {
+            core,
+            map,
+            owners,
+            local: RefCell::default(),
+            mailbox,
+            waiting: RefCell::default(),
+            next_id: Cell::new(0),
+        }))
+    }
+
+    pub fn map(&self) -> &Map {
+        &self.0.map
+    }
+
+    /// Volumes of this core.
+    pub fn local(&self) -> Vec<(u16, Rc<Groups>)> {
+        self.0.local.borrow().iter().map(|(v, g)| (*v, g.clone())).collect()
+    }
+
+    pub fn add_local(&self, volume: u16, groups: Rc<Groups>) {
+        self.0.local.borrow_mut().insert(volume, groups);
+    }
+
+    pub fn volumes(&self) -> std::ops::Range<u16> {
+        0..self.0.map.volume_count()
+    }
+
+    /// Answers requests of other cores for ever.
+    pub async fn serve(&self) {
+        let Some(mailbox) = &self.0.mailbox else { return };
+        loop {
+            let (from, frame) = mailbox.recv().await;
+            match frame {
+                Frame::Reply { id, reply } => {
+                    if let Some(waiting) = self.0.waiting.borrow_mut().remove(&id) {
+                        let _ = waiting.send(reply);
+                    }
+                }
+                Frame::Request { id, volume, request } => {
+                    let link = self.clone();
+                    rt::spawn(async move {
+                        let reply = link.answer(volume, request).await;
+                        if let Some(mailbox) = &link.0.mailbox {
+                            mailbox.send(from, Frame::Reply { id, reply }).await;
+                        }
+                    })
+                    ;
+                }
+            }
+        }
+    }
+
+    /// Asks the core that owns `volume`.
+    pub async fn call(&self, volume: u16, request: Request) -> Result<Reply, VolumeError> {
+        let owner = self.0.owners[usize::from(volume)];
+        if owner == self.0.core {
+            return self.answer(volume, request).await;
+        }
+        let mailbox = self.0.mailbox.as_ref().ok_or(VolumeError::Closed)?;
+        let id = self.0.next_id.get();
+        self.0.next_id.set(id + 1);
+        let (tx, rx) = oneshot::channel();
+        self.0.waiting.borrow_mut().insert(id, tx);
+        mailbox.send(owner, Frame::Request { id, volume, request }).await;
+        rx.await.unwrap_or(Err(VolumeError::Closed))
+    }
+
+    /// Tells without waiting for the answer.
+    pub fn tell(&self, volume: u16, request: Request) {
+        let link = self.clone();
+        rt::spawn(async move {
+            let _ = link.call(volume, request).await;
+        })
+        ;
+    }
+
+    async fn answer(&self, volume: u16, request: Request) -> Result<Reply, VolumeError> {
+        let groups = self.0.local.borrow().get(&volume).cloned().ok_or(VolumeError::Closed)?;
+        let v = groups.volume();
+        Ok(match request {
+            Request::Store { segments, data } => {
+                v.admit_put().await?;
+                let mut stored = v.store(segments, data).await?;
+                // Durability is what `SyncShards` waits for; here only a refusal is already known.
+                if let Ok(Some(Err(e))) = stored.try_recv() {
+                    return Err(e);
+                }
+                Reply::Done
+            }
+            Request::SyncShards => {
+                v.sync_shards().await?;
+                Reply::Done
+            }
+            Request::Fetch { shard, segment, segments_max } => {
+                Reply::Fetched(v.fetch(shard, segment, segments_max).await?)
+            }
+            Request::FreeObject { object } => {
+                if v.has_shards(object)? {
+                    v.free_object(object).await?;
+                }
+                Reply::Done
+            }
+            Request::Propose { commands, needs_space } => {
+                Reply::Outcomes(groups.propose_all(commands, needs_space).await?)
+            }
+            Request::Read { pg, bucket, key, lease } => Reply::Record(groups.read(pg, bucket, &key, lease).await?),
+            Request::Bucket { name } => Reply::Bucket(groups.bucket(&name)?),
+            Request::Buckets => Reply::Buckets(groups.buckets().await?),
+            Request::IsEmpty { bucket } => Reply::Empty(groups.is_empty(bucket)?),
+            Request::List(query) => Reply::Page(groups.list(&query).await?),
+            Request::Lease { object } => {
+                groups.lease(object);
+                Reply::Done
+            }
+            Request::Renew { object } => Reply::Renewed(groups.renew(object)),
+            Request::Release { object } => {
+                groups.release(object);
+                Reply::Done
+            }
+            Request::Orphans { objects, age } => Reply::Orphans(groups.orphans(objects, age).await?),
+            Request::Status => {
+                let files = v.files();
+                Reply::Status(VolumeStatus {
+                    counters: v.counters(),
+                    writable: v.check_writable(),
+                    files_free: files.iter().filter(|f| f.2 == crate::log::FileState::Free).count(),
+                    files: files.len(),
+                })
+            }
+        })
+    }
+}

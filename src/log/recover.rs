@@ -1,0 +1,458 @@
+//! Reading a head's files back after a crash: where the log ends, what is damaged, what is to be replayed.
+//!
+//! Each batch names the one before it (sequence, checksum) and the highest batch that was flushed when it was
+//! submitted. Let F be the highest such `flushed_seq` over all batches that can be read. Then
+//!
+//! | batch | readable | seq ≤ F | verdict |
+//! |---|---|---|---|
+//! | in a file that has a successor | no | – | damage: a file is left only after it was flushed |
+//! | in the last file | no | yes | damage: it was flushed, so it was acknowledged or could have been |
+//! | in the last file | no | no | the log ends here; readable successors are dropped with it |
+//! | in the last file | yes | no | kept if its payloads are whole too, else the log ends here |
+//!
+//! Stale batches of a recycled file carry an older generation and are never looked at. An earlier file ends where the
+//! header of the next one says (`first_seq`), so batches dropped by an earlier recovery stay dropped.
+
+use shard_format::{
+    BATCH_HEADER_SIZE, BLOCK_SIZE, BatchHeader, BatchSeq, Entry, FILE_HEADER_SIZE, FileHeader, FileNumber, Generation,
+    Head, Kind, Lsn, decode_batch_header, decode_directory,
+};
+
+use super::{Extent, Files, HeadPosition, LogError, Pinned};
+use crate::rt::Buf;
+
+/// A stretch of a head's log that was durable and cannot be read any more.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Damage {
+    pub head: Head,
+    pub file: FileNumber,
+    pub generation: Generation,
+    pub offset: u32,
+    /// First and last batch affected.
+    pub from: BatchSeq,
+    pub to: BatchSeq,
+}
+
+impl std::fmt::Display for Damage {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "{:?}/{:08x}/{}/{}-{}", self.head, self.file.0, self.generation.0, self.from.0, self.to.0)
+    }
+}
+
+/// Where a head's log ends.
+#[derive(Clone, Debug, Default)]
+pub struct HeadEnd {
+    pub seq: BatchSeq,
+    pub crc: u32,
+    /// No LSN at or above this was ever used in these files.
+    pub next_lsn: Lsn,
+    pub damage: Vec<Damage>,
+    /// Bytes after the end look like a batch of this generation that cannot be read: an unflushed write, or an
+    /// acknowledged batch that rotted before a later one recorded it. Nobody can tell.
+    pub ambiguous_tail: bool,
+    /// Every command up to here has its outcome recorded.
+    pub outcomes_to: BatchSeq,
+}
+
+/// A batch to replay.
+pub struct ReplayBatch<'a> {
+    pub file: FileNumber,
+    pub generation: Generation,
+    pub header: &'a BatchHeader,
+    pub records: Vec<ReplayRecord<'a>>,
+}
+
+pub struct ReplayRecord<'a> {
+    pub lsn: Lsn,
+    pub extent: Extent,
+    pub entry: &'a Entry,
+    /// Packed payload; empty for segments, whose bytes stay where they are.
+    pub payload: &'a [u8],
+    /// The packed payload matches its checksum. A segment counts as whole here; readers verify it.
+    pub whole: bool,
+}
+
+fn is_aligned(entry: &Entry) -> bool {
+    matches!(entry.kind, Kind::Segment(_))
+}
+
+fn matches(entry: &Entry, stored: &[u8]) -> bool {
+    entry.verify(stored).is_ok()
+}
+
+struct Span {
+    file: FileNumber,
+    generation: Generation,
+    offset: u32,
+    header: BatchHeader,
+}
+
+struct Gap {
+    file: FileNumber,
+    generation: Generation,
+    offset: u32,
+    from: BatchSeq,
+    to: BatchSeq,
+}
+
+/// Reads a file through a window, so that small batches cost one read per window.
+struct Window<'a> {
+    pin: &'a Pinned,
+    buf: Option<Buf>,
+    start: u32,
+    size: usize,
+    file_length: u32,
+}
+
+impl Window<'_> {
+    async fn get(&mut self, offset: u32, length: usize) -> Result<&[u8], LogError> {
+        let hit = self.buf.as_ref().is_some_and(|b| {
+            offset >= self.start && offset as usize + length <= self.start as usize + b.len()
+        });
+        if !hit {
+            let start = offset / BLOCK_SIZE as u32 * BLOCK_SIZE as u32;
+            let need = (offset - start) as usize + length;
+            let want = need.max(self.size).min((self.file_length - start) as usize);
+            if want < need {
+                return Err(LogError::Unreadable { what: "past the end of the segment file".into() });
+            }
+            let (buf, at) = self.pin.read(start, want as u32).await?;
+            debug_assert_eq!(at, 0);
+            self.buf = Some(buf);
+            self.start = start;
+        }
+        let at = (offset - self.start) as usize;
+        Ok(&self.buf.as_ref().expect("filled")[at..at + length])
+    }
+}
+
+/// A whole directory at `offset`, if one of this file's generation stands there.
+async fn directory_at(
+    window: &mut Window<'_>,
+    file: FileNumber,
+    generation: Generation,
+    head: Head,
+    offset: u32,
+) -> Result<Option<(BatchHeader, Vec<Entry>)>, LogError> {
+    if offset as usize + BLOCK_SIZE > window.file_length as usize {
+        return Ok(None);
+    }
+    let bytes = window.get(offset, BATCH_HEADER_SIZE).await?;
+    let Ok(header) = decode_batch_header(bytes.try_into().expect("a header")) else { return Ok(None) };
+    let stale = header.generation != generation && !crate::planted!("trust-stale-record");
+    let end = u64::from(offset) + u64::from(header.batch_len);
+    if stale || header.file_number != file || header.head != head || end > u64::from(window.file_length) {
+        return Ok(None);
+    }
+    let bytes = window.get(offset, header.directory_len as usize).await?;
+    Ok(decode_directory(bytes).ok())
+}
+
+/// Walks one file from `offset`, expecting batch `expected`, up to (not including) `end` if that is known.
+#[allow(clippy::too_many_arguments)]
+async fn walk(
+    files: &Files,
+    header: &FileHeader,
+    mut offset: u32,
+    mut expected: BatchSeq,
+    mut previous_crc: Option<u32>,
+    end: Option<BatchSeq>,
+    spans: &mut Vec<Span>,
+    gaps: &mut Vec<Gap>,
+) -> Result<(BatchSeq, Option<u32>), LogError> {
+    let (file, generation, head) = (header.file_number, header.generation, header.head);
+    let Some(pin) = files.pin_number(file) else { return Ok((expected, previous_crc)) };
+    let file_length = files.file_length() as u32;
+    let size = if head == Head::Bulk { 8 * BLOCK_SIZE } else { 128 * BLOCK_SIZE };
+    let mut window = Window { pin: &pin, buf: None, start: 0, size, file_length };
+    while end.is_none_or(|e| expected < e) {
+        let found = match directory_at(&mut window, file, generation, head, offset).await {
+            Ok(found) => found,
+            Err(LogError::Unreadable { .. }) => None,
+            Err(e) => return Err(e),
+        };
+        if let Some((h, _)) = &found
+            && (h.seq == expected && previous_crc.is_none_or(|c| c == h.previous_crc)
+                || crate::planted!("trust-stale-record"))
+        {
+            previous_crc = Some(h.header_crc);
+            expected = BatchSeq(h.seq.0 + 1);
+            let length = h.batch_len;
+            spans.push(Span { file, generation, offset, header: *h });
+            offset += length;
+            continue;
+        }
+        // Not what must follow. Is there anything later of this generation?
+        let gap_at = offset;
+        let mut probe = offset;
+        window.size = 128 * BLOCK_SIZE;
+        let next = loop {
+            if u64::from(probe) + BLOCK_SIZE as u64 > u64::from(file_length) {
+                break None;
+            }
+            match directory_at(&mut window, file, generation, head, probe).await {
+                Ok(Some((h, _))) if h.seq >= expected && end.is_none_or(|e| h.seq < e) => break Some((probe, h)),
+                Ok(_) | Err(LogError::Unreadable { .. }) => probe += BLOCK_SIZE as u32,
+                Err(e) => return Err(e),
+            }
+        };
+        window.size = size;
+        match next {
+            Some((at, h)) => {
+                // Also when the sequence is right but the chain is not: then what stood here before is missing.
+                let to = BatchSeq(h.seq.0.saturating_sub(1).max(expected.0));
+                gaps.push(Gap { file, generation, offset: gap_at, from: expected, to });
+                expected = h.seq;
+                previous_crc = None;
+                offset = at;
+            }
+            None => {
+                if let Some(e) = end {
+                    gaps.push(Gap { file, generation, offset: gap_at, from: expected, to: BatchSeq(e.0 - 1) });
+                    expected = e;
+                    previous_crc = None;
+                }
+                break;
+            }
+        }
+    }
+    Ok((expected, previous_crc))
+}
+
+/// Replays the files of one head (ascending by generation) from `from` (exclusive). `visit` sees every batch in order.
+///
+/// # Errors
+/// [`LogError::Poisoned`] if a flush fails. Damage is no error: it is in the result.
+pub async fn replay(
+    files: &Files,
+    list: &[FileHeader],
+    from: HeadPosition,
+    mut visit: impl FnMut(ReplayBatch<'_>) -> Result<(), LogError>,
+) -> Result<HeadEnd, LogError> {
+    let mut spans = Vec::new();
+    let mut gaps = Vec::new();
+    let mut expected = BatchSeq(from.seq.0 + 1);
+    let mut crc = (from.seq.0 > 0).then_some(from.crc);
+    let list: Vec<&FileHeader> = list.iter().filter(|h| h.generation >= from.generation).collect();
+    let mut next_lsn = Lsn(0);
+    for (i, header) in list.iter().enumerate() {
+        // What is read below was perhaps never flushed by the process that wrote it. It is about to be relied on.
+        let pin = files.pin_number(header.file_number).expect("listed");
+        pin.handle().file.sync_data().await.map_err(|e| super::files::poison("flush before recovery", &e))?;
+        next_lsn = next_lsn.max(header.created_lsn);
+        let end = list.get(i + 1).map(|n| n.first_seq);
+        let offset = if header.generation == from.generation && from.seq.0 > 0 {
+            from.offset
+        } else {
+            if header.first_seq != expected {
+                // Files between the position and this one were freed since: what they held is dead or relocated.
+                expected = header.first_seq.max(expected);
+                crc = None;
+            }
+            FILE_HEADER_SIZE as u32
+        };
+        if header.first_seq < expected && header.generation != from.generation {
+            // A head goes on at the end that an earlier recovery found, so this cannot be; take the file's word.
+            expected = header.first_seq;
+            crc = None;
+        }
+        (expected, crc) = walk(files, header, offset, expected, crc, end, &mut spans, &mut gaps).await?;
+    }
+
+    let last = list.last().map(|h| (h.file_number, h.generation, h.first_seq));
+    let mut floor = BatchSeq(last.map_or(from.seq.0, |(_, _, first)| first.0.saturating_sub(1)).max(from.seq.0));
+    for span in &spans {
+        floor = floor.max(span.header.flushed_seq);
+    }
+    if crate::planted!("truncate-at-damage") {
+        floor = from.seq;
+    }
+    // The first batch beyond the floor that is missing or not whole ends the log.
+    let mut end = BatchSeq(expected.0);
+    for gap in &gaps {
+        if gap.to > floor {
+            end = end.min(gap.from.max(BatchSeq(floor.0 + 1)));
+        }
+    }
+    for span in spans.iter().filter(|s| s.header.seq > floor && s.header.seq < end) {
+        if !payloads_whole(files, span).await? {
+            end = end.min(span.header.seq);
+            break;
+        }
+    }
+
+    let mut result = HeadEnd { seq: BatchSeq(end.0 - 1), crc: from.crc, next_lsn, ..HeadEnd::default() };
+    result.ambiguous_tail = spans.iter().any(|s| s.header.seq >= end)
+        || gaps.iter().any(|g| g.to >= end)
+        || match (spans.last(), last) {
+            (Some(s), Some((file, generation, _))) if s.file == file => {
+                looks_like_batch(files, file, generation, s.offset + s.header.batch_len).await
+            }
+            (_, Some((file, generation, _))) => {
+                let at = if from.generation == generation { from.offset } else { FILE_HEADER_SIZE as u32 };
+                looks_like_batch(files, file, generation, at).await
+            }
+            _ => false,
+        };
+    for gap in gaps.iter().filter(|g| g.from < end) {
+        result.damage.push(Damage {
+            head: list[0].head,
+            file: gap.file,
+            generation: gap.generation,
+            offset: gap.offset,
+            from: gap.from,
+            to: gap.to.min(BatchSeq(end.0 - 1)),
+        });
+    }
+    for span in spans.iter() {
+        let h = &span.header;
+        result.next_lsn = result.next_lsn.max(Lsn(h.first_lsn.0 + u64::from(h.record_count)));
+        if h.seq >= end {
+            continue;
+        }
+        result.crc = h.header_crc;
+        result.outcomes_to = result.outcomes_to.max(h.outcomes_to);
+        match read_front(files, span).await {
+            Ok((front, entries)) => {
+                let records = records(span, &front, &entries);
+                visit(ReplayBatch { file: span.file, generation: span.generation, header: h, records })?;
+            }
+            Err(LogError::Unreadable { .. }) => result.damage.push(Damage {
+                head: h.head,
+                file: span.file,
+                generation: span.generation,
+                offset: span.offset,
+                from: h.seq,
+                to: h.seq,
+            }),
+            Err(e) => return Err(e),
+        }
+    }
+    Ok(result)
+}
+
+fn records<'a>(span: &Span, front: &'a [u8], entries: &'a [Entry]) -> Vec<ReplayRecord<'a>> {
+    entries
+        .iter()
+        .enumerate()
+        .map(|(i, entry)| {
+            let extent = Extent {
+                file: span.file,
+                generation: span.generation,
+                offset: span.offset + entry.offset,
+                length: entry.stored_len,
+            };
+            let payload = if is_aligned(entry) {
+                &[][..]
+            } else {
+                &front[entry.offset as usize..(entry.offset + entry.stored_len) as usize]
+            };
+            let whole = is_aligned(entry) || matches(entry, payload);
+            ReplayRecord { lsn: Lsn(span.header.first_lsn.0 + i as u64), extent, entry, payload, whole }
+        })
+        .collect()
+}
+
+/// Directory and packed payloads of a batch.
+async fn read_front(files: &Files, span: &Span) -> Result<(Vec<u8>, Vec<Entry>), LogError> {
+    let unreadable = || LogError::Unreadable { what: format!("batch {} of {}", span.header.seq.0, span.file.0) };
+    let pin = files.pin_number(span.file).ok_or_else(unreadable)?;
+    let (buf, at) = pin.read(span.offset, span.header.directory_len).await?;
+    let (_, entries) = decode_directory(&buf[at..at + span.header.directory_len as usize]).map_err(|_| unreadable())?;
+    let packed_end = entries
+        .iter()
+        .filter(|e| !is_aligned(e))
+        .map(|e| e.offset + e.stored_len)
+        .max()
+        .unwrap_or(0)
+        .max(span.header.directory_len);
+    if packed_end as usize <= buf.len() - at {
+        return Ok((buf[at..at + packed_end as usize].to_vec(), entries));
+    }
+    let (buf, at) = pin.read(span.offset, packed_end).await?;
+    Ok((buf[at..at + packed_end as usize].to_vec(), entries))
+}
+
+/// Whether every payload of a batch matches its checksum.
+async fn payloads_whole(files: &Files, span: &Span) -> Result<bool, LogError> {
+    let Some(pin) = files.pin_number(span.file) else { return Ok(false) };
+    let (front, entries) = match read_front(files, span).await {
+        Ok(x) => x,
+        Err(LogError::Unreadable { .. }) => return Ok(false),
+        Err(e) => return Err(e),
+    };
+    for entry in &entries {
+        let whole = if is_aligned(entry) {
+            match pin.read(span.offset + entry.offset, entry.stored_len).await {
+                Ok((buf, at)) => matches(entry, &buf[at..at + entry.stored_len as usize]),
+                Err(LogError::Unreadable { .. }) => false,
+                Err(e) => return Err(e),
+            }
+        } else {
+            matches(entry, &front[entry.offset as usize..(entry.offset + entry.stored_len) as usize])
+        };
+        if !whole {
+            return Ok(false);
+        }
+    }
+    Ok(true)
+}
+
+/// Whether the block at `offset` holds something that is neither zeros nor a batch of another generation.
+async fn looks_like_batch(files: &Files, file: FileNumber, generation: Generation, offset: u32) -> bool {
+    if u64::from(offset) + BLOCK_SIZE as u64 > files.file_length() {
+        return false;
+    }
+    let Some(pin) = files.pin_number(file) else { return true };
+    match pin.read(offset, BATCH_HEADER_SIZE as u32).await {
+        Err(_) => true,
+        Ok((buf, at)) => {
+            let bytes = &buf[at..at + BATCH_HEADER_SIZE];
+            match decode_batch_header(bytes.try_into().expect("a header")) {
+                Ok(h) => h.generation == generation,
+                Err(_) => bytes.iter().any(|b| *b != 0),
+            }
+        }
+    }
+}
+
+/// Reads the batches of a sealed file for reclaim and inspection. Stops at the first batch that cannot be read and
+/// says so in the second value.
+pub async fn walk_sealed(
+    files: &Files,
+    header: &FileHeader,
+    mut visit: impl FnMut(ReplayBatch<'_>),
+) -> Result<Vec<Damage>, LogError> {
+    let (mut spans, mut gaps) = (Vec::new(), Vec::new());
+    walk(
+        files,
+        header,
+        FILE_HEADER_SIZE as u32,
+        header.first_seq,
+        None,
+        None,
+        &mut spans,
+        &mut gaps,
+    )
+    .await?;
+    let damage = |offset, from, to| Damage {
+        head: header.head,
+        file: header.file_number,
+        generation: header.generation,
+        offset,
+        from,
+        to,
+    };
+    let mut damaged: Vec<Damage> = gaps.iter().map(|g| damage(g.offset, g.from, g.to)).collect();
+    for span in &spans {
+        match read_front(files, span).await {
+            Ok((front, entries)) => {
+                let records = records(span, &front, &entries);
+                visit(ReplayBatch { file: span.file, generation: span.generation, header: &span.header, records });
+            }
+            Err(LogError::Unreadable { .. }) => damaged.push(damage(span.offset, span.header.seq, span.header.seq)),
+            Err(e) => return Err(e),
+        }
+    }
+    Ok(damaged)
+}

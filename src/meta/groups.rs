@@ -1,0 +1,332 @@
+//! The placement groups whose home is one volume: proposing, reading, leases, and giving back space.
+
+use std::{
+    cell::RefCell,
+    collections::BTreeMap,
+    rc::Rc,
+    time::Duration,
+};
+
+use shard_format::{BucketId, Hlc, MetadataEntry, MetadataRecord, ObjectId, PgId};
+
+use super::{
+    machine::{self, GroupMachine},
+    register::{Place, Register, Slot, split_version_key},
+    version::{BucketValue, VersionValue},
+};
+use crate::{
+    index::{ScanEnd, Step, Table},
+    limits::LEASE_TIME,
+    rt::{self, Buf, Instant},
+    volume::{Outcome, Volume, VolumeError},
+};
+
+/// A version's record as read from the log: `buf[at..at + length]` is the encoded put.
+pub struct ObjectRecord {
+    pub buf: Buf,
+    pub at: usize,
+    pub length: usize,
+    pub hlc: Hlc,
+}
+
+impl ObjectRecord {
+    pub fn bytes(&self) -> &[u8] {
+        &self.buf[self.at..self.at + self.length]
+    }
+}
+
+struct Lease {
+    holders: u32,
+    expires: Instant,
+}
+
+/// The groups of one volume.
+pub struct Groups {
+    volume: Volume,
+    machine: Rc<GroupMachine>,
+    leases: RefCell<BTreeMap<ObjectId, Lease>>,
+}
+
+impl Groups {
+    pub fn new(volume: Volume, machine: Rc<GroupMachine>) -> Groups {
+        Groups { volume, machine, leases: RefCell::default() }
+    }
+
+    pub fn volume(&self) -> &Volume {
+        &self.volume
+    }
+
+    /// Proposes an encoded command to a group. Returns its outcome when it is committed and applied.
+    ///
+    /// # Errors
+    /// `Full`, `ReadOnly`, `Suspect`, `Closed`: the command may or may not be found after a restart, and was not
+    /// acknowledged. A refusal is an outcome, not an error: it is durable that nothing changed.
+    pub async fn propose(&self, pg: PgId, needs_space: bool, payload: Vec<u8>) -> Result<Outcome, VolumeError> {
+        let mut outcomes = self.propose_all(vec![(pg, payload)], needs_space).await?;
+        Ok(outcomes.pop().expect("one command, one outcome"))
+    }
+
+    /// Proposes commands of several groups at once: one batch, one flush.
+    pub async fn propose_all(
+        &self,
+        commands: Vec<(PgId, Vec<u8>)>,
+        needs_space: bool,
+    ) -> Result<Vec<Outcome>, VolumeError> {
+        if needs_space {
+            self.volume.admit_put().await?;
+        } else {
+            self.volume.admit_delete().await?;
+        }
+        let now = rt::unix_ms();
+        let mut stamped = Vec::with_capacity(commands.len());
+        for (pg, payload) in commands {
+            self.volume.check_group(pg)?;
+            let origin = self.machine.stamp(pg, now);
+            stamped.push((MetadataEntry { origin, relocated: false }, payload));
+        }
+        let receivers = self.volume.commit(stamped);
+        let mut outcomes = Vec::with_capacity(receivers.len());
+        for receiver in receivers {
+            outcomes.push(receiver.await.unwrap_or(Err(VolumeError::Closed))?);
+        }
+        Ok(outcomes)
+    }
+
+    // ------------------------------------------------------------------------------------------- reading
+
+    /// Refuses what a fenced or suspect group must not answer. `Ok(false)`: the bucket is fenced.
+    fn open_for(&self, pg: PgId, bucket: BucketId) -> Result<bool, VolumeError> {
+        self.volume.check_group(pg)?;
+        Ok(!machine::fenced(&self.volume.view(), pg, bucket))
+    }
+
+    /// The current version of a key, read whole; `Absent` if there is none. With `lease`, the object's shards stay
+    /// until the lease is released or expires.
+    pub async fn read(
+        &self,
+        pg: PgId,
+        bucket: BucketId,
+        key: &[u8],
+        lease: bool,
+    ) -> Result<ObjectRecord, VolumeError> {
+        // The record may move between looking it up and reading it, but not twice in a row without bound: each move
+        // is a reclaim of a whole file.
+        for _ in 0..3 {
+            if !self.open_for(pg, bucket)? {
+                return Err(VolumeError::Refused(crate::volume::Refusal::Fenced));
+            }
+            let store = self.volume.view();
+            let Some(current) = (Register::Version { bucket, key }).current(&store).filter(|c| c.present) else {
+                return Err(VolumeError::Absent);
+            };
+            let Some(value) = VersionValue::decode(&current.slot.value) else {
+                return Err(VolumeError::Unreadable { what: "an entry of the versions table".into() });
+            };
+            if value.delete_marker {
+                return Err(VolumeError::Absent);
+            }
+            if lease && value.chunks > 0 {
+                self.lease(value.object());
+            }
+            let hlc = current.slot.hlc;
+            match self.read_place(&current.slot.place, bucket, key).await {
+                Ok((buf, at)) => {
+                    return Ok(ObjectRecord { buf, at, length: current.slot.place.extent.length as usize, hlc });
+                }
+                Err(e) => {
+                    if lease && value.chunks > 0 {
+                        self.release(value.object());
+                    }
+                    let again = Register::Version { bucket, key }.current(&self.volume.view());
+                    if again.is_some_and(|c| c.slot.place == current.slot.place) {
+                        return Err(e);
+                    }
+                }
+            }
+        }
+        Err(VolumeError::Unreadable { what: "a record that keeps moving".into() })
+    }
+
+    /// Reads and verifies a put record: checksum, and that it is this key's.
+    async fn read_place(
+        &self,
+        place: &Place,
+        bucket: BucketId,
+        key: &[u8],
+    ) -> Result<(Buf, usize), VolumeError> {
+        self.volume
+            .read_record(&place.extent, |bytes| {
+                shard_format::crc32c(bytes) == place.crc
+                    && matches!(
+                        MetadataRecord::decode(bytes),
+                        Ok(MetadataRecord::PutVersion(put)) if put.bucket == bucket && put.key == key
+                    )
+            })
+            .await
+    }
+
+    pub fn bucket(&self, name: &str) -> Result<Option<BucketValue>, VolumeError> {
+        self.volume.check_group(PgId::SYSTEM)?;
+        let current = Register::Bucket { name }.current(&self.volume.view()).filter(|c| c.present);
+        Ok(current.and_then(|c| BucketValue::decode(&c.slot.value)))
+    }
+
+    /// Every bucket, by name.
+    pub async fn buckets(&self) -> Result<Vec<(String, BucketValue)>, VolumeError> {
+        self.volume.check_group(PgId::SYSTEM)?;
+        let mut all = Vec::new();
+        let mut from = Vec::new();
+        loop {
+            let end = self.volume.view().index.scan(Table::Buckets, &from, 1024, |k, v| {
+                if let (Ok(name), Some((_, _, _, value))) = (std::str::from_utf8(k), Slot::split(v))
+                    && let Some(b) = BucketValue::decode(value)
+                {
+                    all.push((name.to_owned(), b));
+                }
+                Step::Next
+            })?;
+            match end {
+                ScanEnd::Budget(next) => from = next,
+                _ => return Ok(all),
+            }
+            rt::yield_now().await;
+        }
+    }
+
+    /// Whether these groups hold no version of the bucket.
+    pub fn is_empty(&self, bucket: BucketId) -> Result<bool, VolumeError> {
+        self.volume.check_all_groups()?;
+        let prefix = bucket.0.to_be_bytes();
+        let mut from = prefix.to_vec();
+        loop {
+            let mut empty = true;
+            let end = self.volume.view().index.scan(Table::Versions, &from, 4096, |k, _| {
+                empty = !k.starts_with(&prefix);
+                Step::Stop
+            })?;
+            match end {
+                ScanEnd::Budget(next) => from = next,
+                _ => return Ok(empty),
+            }
+        }
+    }
+
+    // ------------------------------------------------------------------------------------------- leases
+
+    /// Keeps the object's shards from being freed (and its upload from being taken for an orphan).
+    pub fn lease(&self, object: ObjectId) {
+        let expires = rt::now() + LEASE_TIME;
+        let mut leases = self.leases.borrow_mut();
+        let lease = leases.entry(object).or_insert(Lease { holders: 0, expires });
+        lease.holders += 1;
+        lease.expires = expires;
+    }
+
+    pub fn renew(&self, object: ObjectId) -> bool {
+        let now = rt::now();
+        match self.leases.borrow_mut().get_mut(&object) {
+            Some(lease) if lease.expires > now => {
+                lease.expires = now + LEASE_TIME;
+                true
+            }
+            _ => false,
+        }
+    }
+
+    pub fn release(&self, object: ObjectId) {
+        let mut leases = self.leases.borrow_mut();
+        if let Some(lease) = leases.get_mut(&object) {
+            lease.holders -= 1;
+            if lease.holders == 0 {
+                leases.remove(&object);
+            }
+        }
+    }
+
+    fn is_leased(&self, object: ObjectId) -> bool {
+        let now = rt::now();
+        let mut leases = self.leases.borrow_mut();
+        leases.retain(|_, l| l.expires > now);
+        leases.contains_key(&object) && !crate::planted!("ignore-lease")
+    }
+
+    // ------------------------------------------------------------------------------------------- giving back
+
+    /// Objects whose shards may be freed now, at most `max`.
+    pub fn to_free(&self, max: usize) -> Result<Vec<ObjectId>, VolumeError> {
+        let mut ids = Vec::new();
+        let mut from = Vec::new();
+        loop {
+            let end = self.volume.view().index.scan(Table::Free, &from, 4096, |k, _| {
+                if let Some(id) = k.first_chunk::<16>() {
+                    ids.push(ObjectId(*id));
+                }
+                if ids.len() >= 4 * max { Step::Stop } else { Step::Next }
+            })?;
+            match end {
+                ScanEnd::Budget(next) => from = next,
+                _ => break,
+            }
+        }
+        ids.retain(|id| !self.is_leased(*id));
+        ids.truncate(max);
+        Ok(ids)
+    }
+
+    /// Asks the owner group about objects that have shards somewhere. Those that no version names, that no upload
+    /// holds and that are older than `age` are aborted first; the answer says which may be freed.
+    pub async fn orphans(
+        &self,
+        objects: Vec<(PgId, ObjectId)>,
+        age: Duration,
+    ) -> Result<Vec<ObjectId>, VolumeError> {
+        let mut free = Vec::new();
+        let now = rt::unix_ms();
+        for (pg, object) in objects {
+            self.volume.check_group(pg)?;
+            let store = self.volume.view();
+            let known = store.index.get(Table::Objects, &object.0, |_| ())?.is_some();
+            // On the free list: its turn comes.
+            let listed = store.index.get(Table::Free, &object.0, |_| ())?.is_some();
+            let young = object.hlc().ms() + age.as_millis() as u64 > now;
+            if known || listed || young || self.is_leased(object) {
+                continue;
+            }
+            let mut payload = Vec::new();
+            MetadataRecord::AbortObject { object }.encode(&mut payload).expect("an object id fits");
+            if crate::planted!("free-before-abort") || self.propose(pg, false, payload).await?.is_ok() {
+                free.push(object);
+            }
+        }
+        Ok(free)
+    }
+
+    /// How many objects wait to be freed (bounded count, for `status`).
+    pub fn free_backlog(&self) -> Result<usize, VolumeError> {
+        Ok(self.to_free(1024)?.len())
+    }
+
+    /// Every key of a bucket with its size, for checks.
+    pub fn keys(&self, bucket: BucketId) -> Result<Vec<(Vec<u8>, u64)>, VolumeError> {
+        let mut all = Vec::new();
+        let prefix = bucket.0.to_be_bytes();
+        let mut from = prefix.to_vec();
+        loop {
+            let end = self.volume.view().index.scan(Table::Versions, &from, 4096, |k, v| {
+                if !k.starts_with(&prefix) {
+                    return Step::Stop;
+                }
+                if let (Some((_, key, _)), Some((_, _, _, value))) = (split_version_key(k), Slot::split(v))
+                    && let Some(value) = VersionValue::access(value)
+                {
+                    all.push((key.to_vec(), value.size.to_native()));
+                }
+                Step::Next
+            })?;
+            match end {
+                ScanEnd::Budget(next) => from = next,
+                _ => return Ok(all),
+            }
+        }
+    }
+}

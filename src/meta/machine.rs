@@ -1,0 +1,294 @@
+//! The state machine of the placement groups on one volume: what each metadata record does to the index.
+//!
+//! | record | register | also |
+//! |---|---|---|
+//! | put version | version := present | objects table; what it outranks goes to the free table |
+//! | delete version | version := absent | what it outranks goes to the free table |
+//! | put / delete bucket | bucket := present / absent | |
+//! | fence bucket | fence := fenced or open | |
+//! | abort object | aborted := present | a later put of the id is refused |
+//! | free done | – | the id leaves the free table |
+//!
+//! Deterministic: the same records in any order give the same index (see `register`). Conditions and fences are
+//! evaluated when a command is applied, never when it is proposed; a refusal is recorded by the volume.
+
+use std::cell::{Cell, RefCell};
+use std::collections::BTreeMap;
+
+use shard_format::{Condition, Hlc, MetadataEntry, MetadataRecord, ObjectId, Origin, PgId, PutVersion};
+
+use super::{
+    register::{self, Current, Incoming, Merged, Place, Register},
+    version::{BucketValue, VersionValue},
+};
+use crate::{
+    index::Table,
+    limits::UPLOAD_AGE_MAX,
+    log::Extent,
+    volume::{Applied, Liveness, Machine, Outcome, Refusal, Ruling, Store},
+};
+
+/// The groups' state beside the index: clocks and counters.
+#[derive(Default)]
+pub struct GroupMachine {
+    last_hlc: Cell<u64>,
+    indexes: RefCell<BTreeMap<PgId, u64>>,
+}
+
+impl GroupMachine {
+    /// Stamps the next command of a group: its index grows by one, its HLC is above every earlier one of this volume.
+    pub fn stamp(&self, pg: PgId, unix_ms: u64) -> Origin {
+        let hlc = Hlc(Hlc::new(unix_ms, 0).0.max(self.last_hlc.get() + 1));
+        self.last_hlc.set(hlc.0);
+        let mut indexes = self.indexes.borrow_mut();
+        let index = indexes.entry(pg).or_insert(0);
+        *index += 1;
+        Origin { pg, index: *index, term: 1, hlc }
+    }
+
+    fn observe(&self, origin: &Origin) {
+        self.last_hlc.set(self.last_hlc.get().max(origin.hlc.0));
+        let mut indexes = self.indexes.borrow_mut();
+        let index = indexes.entry(origin.pg).or_insert(0);
+        *index = (*index).max(origin.index);
+    }
+}
+
+fn is_fenced(store: &Store<'_>, pg: PgId, bucket: shard_format::BucketId) -> bool {
+    Register::Fence { pg, bucket }.current(store).is_some_and(|c| c.slot.value == [1])
+}
+
+/// Whether a version in this index belongs to a fenced bucket, for reads.
+pub fn fenced(store: &Store<'_>, pg: PgId, bucket: shard_format::BucketId) -> bool {
+    is_fenced(store, pg, bucket)
+}
+
+fn check_condition(condition: &Condition<'_>, current: Option<&Current>) -> Result<(), Refusal> {
+    let version = current.filter(|c| c.present).and_then(|c| VersionValue::decode(&c.slot.value));
+    let version = version.filter(|v| !v.delete_marker);
+    let holds = match (condition, &version) {
+        (Condition::None, _) => true,
+        (Condition::IfNoneMatchAny, v) => v.is_none(),
+        (Condition::IfMatch(etag), Some(v)) => v.etag.matches(etag),
+        (Condition::IfMatch(_), None) => false,
+        (Condition::IfNoneMatch(etag), Some(v)) => !v.etag.matches(etag),
+        (Condition::IfNoneMatch(_), None) => true,
+    };
+    if holds { Ok(()) } else { Err(Refusal::Condition) }
+}
+
+/// Object ids older than this, by the HLC of the command that names them, are refused: their abort record may be gone.
+fn too_old(object: ObjectId, now: Hlc) -> bool {
+    object.hlc().ms() + (UPLOAD_AGE_MAX.as_millis() as u64) < now.ms()
+}
+
+/// A version is no register's present value any more: its shards go.
+fn bury(store: &Store<'_>, value: &[u8]) {
+    if let Some(v) = VersionValue::decode(value)
+        && v.chunks > 0
+    {
+        bury_object(store, v.object());
+    }
+}
+
+fn bury_object(store: &Store<'_>, object: ObjectId) {
+    store.index.remove(Table::Objects, &object.0);
+    store.index.put(Table::Free, &object.0, vec![1]);
+}
+
+fn register_of<'a>(record: &MetadataRecord<'a>, pg: PgId) -> Option<Register<'a>> {
+    match record {
+        MetadataRecord::PutVersion(p) => Some(Register::Version { bucket: p.bucket, key: p.key }),
+        MetadataRecord::DeleteVersion(d) => Some(Register::Version { bucket: d.bucket, key: d.key }),
+        MetadataRecord::PutBucket(p) => Some(Register::Bucket { name: p.name }),
+        MetadataRecord::DeleteBucket { name, .. } => Some(Register::Bucket { name }),
+        MetadataRecord::FenceBucket { bucket, .. } => Some(Register::Fence { pg, bucket: *bucket }),
+        MetadataRecord::AbortObject { object } => Some(Register::Aborted { object: *object }),
+        MetadataRecord::FreeDone { .. } | MetadataRecord::NoOp => None,
+    }
+}
+
+/// Whether the command may take effect now.
+fn rule(store: &Store<'_>, record: &MetadataRecord<'_>, origin: &Origin) -> Result<(), Refusal> {
+    let pg = origin.pg;
+    match record {
+        MetadataRecord::PutVersion(put) => {
+            if is_fenced(store, pg, put.bucket) {
+                return Err(Refusal::Fenced);
+            }
+            let aborted = Register::Aborted { object: put.object }.current(store).is_some();
+            if aborted || too_old(put.object, origin.hlc) {
+                return Err(Refusal::Aborted);
+            }
+            if put.condition == Condition::None {
+                return Ok(());
+            }
+            let current = Register::Version { bucket: put.bucket, key: put.key }.current(store);
+            check_condition(&put.condition, current.as_ref())
+        }
+        MetadataRecord::DeleteVersion(delete) => {
+            if is_fenced(store, pg, delete.bucket) {
+                return Err(Refusal::Fenced);
+            }
+            if delete.condition == Condition::None {
+                return Ok(());
+            }
+            let current = Register::Version { bucket: delete.bucket, key: delete.key }.current(store);
+            check_condition(&delete.condition, current.as_ref())
+        }
+        MetadataRecord::PutBucket(put) => match (Register::Bucket { name: put.name }).current(store) {
+            Some(c) if c.present => match BucketValue::decode(&c.slot.value) {
+                Some(b) if b.id != put.bucket.0 => Err(Refusal::Exists(shard_format::BucketId(b.id))),
+                _ => Ok(()),
+            },
+            _ => Ok(()),
+        },
+        MetadataRecord::DeleteBucket { name, bucket } => match (Register::Bucket { name }).current(store) {
+            Some(c) if c.present => match BucketValue::decode(&c.slot.value) {
+                Some(b) if b.id == bucket.0 => Ok(()),
+                _ => Err(Refusal::Missing),
+            },
+            _ => Err(Refusal::Missing),
+        },
+        // An object that a version names is not an orphan.
+        MetadataRecord::AbortObject { object } => {
+            match store.index.get(Table::Objects, &object.0, |_| ()) {
+                Ok(None) => Ok(()),
+                _ => Err(Refusal::Condition),
+            }
+        }
+        MetadataRecord::FenceBucket { .. } | MetadataRecord::FreeDone { .. } | MetadataRecord::NoOp => Ok(()),
+    }
+}
+
+fn value_of(record: &MetadataRecord<'_>) -> Option<Vec<u8>> {
+    match record {
+        MetadataRecord::PutVersion(put) => Some(VersionValue::of(put).encode()),
+        MetadataRecord::PutBucket(put) => Some(BucketValue::of(put).encode()),
+        MetadataRecord::FenceBucket { fenced, .. } => Some(vec![u8::from(*fenced)]),
+        MetadataRecord::AbortObject { .. } => Some(Vec::new()),
+        _ => None,
+    }
+}
+
+fn chunked(put: &PutVersion<'_>) -> bool {
+    matches!(put.body, shard_format::Body::Chunks(n) if n > 0)
+}
+
+impl Machine for GroupMachine {
+    fn apply(&self, store: &Store<'_>, applied: &Applied<'_>) -> Outcome {
+        let origin = &applied.entry.origin;
+        self.observe(origin);
+        // The payload's checksum was right, so this is a record of another format: opening a store of a newer format
+        // is refused before it comes here.
+        let Ok(record) = MetadataRecord::decode(applied.payload) else { return Err(Refusal::Missing) };
+        if let MetadataRecord::FreeDone { object } = record {
+            store.index.remove(Table::Free, &object.0);
+            return Ok(());
+        }
+        let Some(register) = register_of(&record, origin.pg) else { return Ok(()) };
+        let generation = applied.extent.generation;
+        let verdict = match applied.ruling {
+            Ruling::Accepted => Ok(()),
+            Ruling::Refused => Err(Refusal::Condition),
+            Ruling::Evaluate => rule(store, &record, origin),
+        };
+        if let Err(refusal) = verdict {
+            register::note_stale(store, &register, generation);
+            if let MetadataRecord::PutVersion(put) = &record
+                && chunked(put)
+            {
+                bury_object(store, put.object);
+            }
+            return Err(refusal);
+        }
+        let place = Place { extent: applied.extent, lsn: applied.lsn, crc: shard_format::crc32c(applied.payload) };
+        let incoming =
+            Incoming { hlc: origin.hlc, place, value: value_of(&record), relocated: applied.entry.relocated };
+        // Deleting what is not there leaves nothing to remember, unless older records may still come (replay).
+        let absent = matches!(record, MetadataRecord::DeleteVersion(_) | MetadataRecord::DeleteBucket { .. });
+        if absent && applied.ruling == Ruling::Evaluate && register.current(store).is_none() {
+            return Ok(());
+        }
+        let merged = register::merge(store, &register, incoming);
+        if let MetadataRecord::PutVersion(put) = &record {
+            match &merged {
+                Merged::Won(_) if chunked(put) => {
+                    store.index.put(
+                        Table::Objects,
+                        &put.object.0,
+                        register::version_key(put.bucket, put.key, origin.hlc),
+                    );
+                }
+                Merged::Lost if chunked(put) => bury_object(store, put.object),
+                _ => {}
+            }
+        }
+        if let (Merged::Won(Some(old)), Register::Version { .. }) = (&merged, &register)
+            && old.present
+        {
+            bury(store, &old.slot.value);
+        }
+        Ok(())
+    }
+
+    fn liveness(&self, store: &Store<'_>, payload: &[u8], entry: &MetadataEntry, extent: &Extent) -> Liveness {
+        let Ok(record) = MetadataRecord::decode(payload) else { return Liveness::Live };
+        let Some(register) = register_of(&record, entry.origin.pg) else { return Liveness::Dead };
+        match register.current(store) {
+            Some(c) if c.slot.place.extent == *extent => {
+                if c.present {
+                    return self.aborted_liveness(store, &record, entry);
+                }
+                if register::drop_needless_tombstone(store, &register, Some(extent.generation)) {
+                    Liveness::Dead
+                } else {
+                    Liveness::Live
+                }
+            }
+            _ => Liveness::Dead,
+        }
+    }
+
+    fn freed(&self, store: &Store<'_>, payload: &[u8], entry: &MetadataEntry) {
+        if let Ok(record) = MetadataRecord::decode(payload)
+            && let Some(register) = register_of(&record, entry.origin.pg)
+        {
+            register::drop_needless_tombstone(store, &register, None);
+        }
+    }
+
+    fn snapshot(&self) -> Vec<u8> {
+        let mut v = self.last_hlc.get().to_le_bytes().to_vec();
+        for (pg, index) in self.indexes.borrow().iter() {
+            v.extend(pg.0.to_le_bytes());
+            v.extend(index.to_le_bytes());
+        }
+        v
+    }
+
+    fn restore(&self, snapshot: &[u8]) {
+        let Some((hlc, rows)) = snapshot.split_first_chunk::<8>() else { return };
+        self.last_hlc.set(self.last_hlc.get().max(u64::from_le_bytes(*hlc)));
+        let mut indexes = self.indexes.borrow_mut();
+        for row in rows.chunks_exact(10) {
+            let pg = PgId(u16::from_le_bytes(row[..2].try_into().expect("2 bytes")));
+            let index = u64::from_le_bytes(row[2..].try_into().expect("8 bytes"));
+            indexes.insert(pg, index);
+        }
+    }
+}
+
+impl GroupMachine {
+    /// An abort is remembered as long as a put of its object id could still be accepted.
+    fn aborted_liveness(&self, store: &Store<'_>, record: &MetadataRecord<'_>, entry: &MetadataEntry) -> Liveness {
+        let MetadataRecord::AbortObject { object } = record else { return Liveness::Live };
+        let _ = entry;
+        if too_old(*object, Hlc(self.last_hlc.get())) {
+            store.index.remove(Table::Aborted, &object.0);
+            return Liveness::Dead;
+        }
+        Liveness::Live
+    }
+}
+

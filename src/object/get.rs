@@ -1,0 +1,248 @@
+//! Getting an object: its record from the key's group, its bytes from the record or from the volumes of its chunks.
+//!
+//! While bytes are streamed the object id is leased at its group, so that a delete or overwrite does not free the shards
+//! under the reader. The lease is renewed as long as the reader makes progress; if it is lost, the stream ends with an
+//! error, never short.
+
+use std::collections::VecDeque;
+
+use futures_util::{StreamExt, stream::FuturesOrdered};
+use shard_format::{
+    CHUNK_SIZE, ChunkIndex, Etag as FormatEtag, MetadataRecord, ObjectId, PutVersion, Role, SEGMENT_SIZE,
+    SegmentIndex,
+};
+
+use super::{BucketInfo, Etag, ObjectHeaders, ObjectInfo, ReadObject, Store, StoreError};
+use crate::{
+    limits::{FETCHES_AHEAD, LEASE_RENEWAL},
+    link::{Reply, Request},
+    meta::ObjectRecord,
+    rt::{self, Buf, Instant},
+    volume::{SEGMENTS_PER_RUN, Shard, VolumeError},
+};
+
+fn unreadable(what: &str) -> StoreError {
+    StoreError::Unreadable { what: what.to_owned() }
+}
+
+fn text(bytes: Option<&[u8]>) -> Option<String> {
+    bytes.map(|b| String::from_utf8_lossy(b).into_owned())
+}
+
+fn info_of(put: &PutVersion<'_>) -> ObjectInfo {
+    let f = &put.fields;
+    ObjectInfo {
+        size: put.size,
+        etag: match put.etag {
+            FormatEtag::Md5(b) => Etag(b),
+            FormatEtag::Text(_) | FormatEtag::None => Etag([0; 16]),
+        },
+        modified_ms: put.modified_ms,
+        headers: ObjectHeaders {
+            content_type: text(f.content_type),
+            content_encoding: text(f.content_encoding),
+            content_language: text(f.content_language),
+            content_disposition: text(f.content_disposition),
+            cache_control: text(f.cache_control),
+            expires: text(f.expires),
+            user: f
+                .user_metadata
+                .iter()
+                .map(|(n, v)| {
+                    (String::from_utf8_lossy(n).into_owned(), String::from_utf8_lossy(v).into_owned())
+                })
+                .collect(),
+            owner: put.owner.to_owned(),
+            storage_class: text(f.storage_class),
+        },
+    }
+}
+
+/// A lease held at the object's group; released when dropped.
+struct Lease {
+    store: Store,
+    home: u16,
+    object: ObjectId,
+    renewed: Instant,
+}
+
+impl Drop for Lease {
+    fn drop(&mut self) {
+        self.store.link().tell(self.home, Request::Release { object: self.object });
+    }
+}
+
+enum Source {
+    /// The record itself; the body is at this range of it.
+    Inline { record: ObjectRecord, start: usize },
+    Chunks { object: ObjectId, lease: Lease },
+}
+
+type Fetch = std::pin::Pin<Box<dyn Future<Output = Result<(Buf, usize, usize), VolumeError>>>>;
+
+/// An object being read.
+pub struct Reader {
+    store: Store,
+    info: ObjectInfo,
+    source: Source,
+    /// Next byte to ask for and the end, of the object.
+    at: u64,
+    end: u64,
+    ahead: FuturesOrdered<Fetch>,
+    ready: VecDeque<Buf>,
+}
+
+impl Store {
+    async fn read_record(&self, bucket: &BucketInfo, key: &[u8], lease: bool) -> Result<ObjectRecord, StoreError> {
+        let pg = self.group(bucket.id, key);
+        let request = Request::Read { pg, bucket: bucket.id, key: key.to_vec(), lease };
+        match self.link().call(self.home(pg), request).await? {
+            Reply::Record(record) => Ok(record),
+            _ => unreachable!("a read has a record"),
+        }
+    }
+
+    pub(super) async fn head_object(&self, bucket: &BucketInfo, key: &[u8]) -> Result<ObjectInfo, StoreError> {
+        let record = self.read_record(bucket, key, false).await?;
+        match MetadataRecord::decode(record.bytes()) {
+            Ok(MetadataRecord::PutVersion(put)) => Ok(info_of(&put)),
+            _ => Err(unreadable("a record that is no version")),
+        }
+    }
+
+    pub(super) async fn get_object(&self, bucket: &BucketInfo, key: &[u8]) -> Result<Reader, StoreError> {
+        let record = self.read_record(bucket, key, true).await?;
+        let (info, source) = match MetadataRecord::decode(record.bytes()) {
+            Ok(MetadataRecord::PutVersion(put)) => {
+                let info = info_of(&put);
+                match put.body {
+                    shard_format::Body::Inline(body) => {
+                        // The body is the end of the record.
+                        let start = record.at + record.length - body.len();
+                        (info, Source::Inline { record, start })
+                    }
+                    shard_format::Body::Chunks(_) => {
+                        let home = self.home(self.group(bucket.id, key));
+                        let object = put.object;
+                        let lease = Lease { store: self.clone(), home, object, renewed: rt::now() };
+                        (info, Source::Chunks { object, lease })
+                    }
+                    shard_format::Body::DeleteMarker => return Err(StoreError::NoSuchKey),
+                }
+            }
+            _ => return Err(unreadable("a record that is no version")),
+        };
+        let end = info.size;
+        Ok(Reader {
+            store: self.clone(),
+            info,
+            source,
+            at: 0,
+            end,
+            ahead: FuturesOrdered::new(),
+            ready: VecDeque::new(),
+        })
+    }
+
+    /// Renews the upload's or reader's lease when it is time.
+    pub(super) fn keep_lease(&self, object: ObjectId, renewed: &mut Instant) {
+        if rt::now().saturating_since(*renewed) >= LEASE_RENEWAL {
+            *renewed = rt::now();
+            let home = self.home(self.link().map().group_of_object(object));
+            self.link().tell(home, Request::Renew { object });
+        }
+    }
+
+    /// Bytes of a run from `offset` of the object on: the buffer, and where in it the bytes start and end.
+    async fn fetch_piece(
+        self,
+        object: ObjectId,
+        offset: u64,
+        end: u64,
+    ) -> Result<(Buf, usize, usize), VolumeError> {
+        let chunk = ChunkIndex((offset / CHUNK_SIZE as u64) as u32);
+        let in_chunk = (offset % CHUNK_SIZE as u64) as usize;
+        let segment = in_chunk / SEGMENT_SIZE;
+        let skip = in_chunk % SEGMENT_SIZE;
+        let left_in_run = usize::from(SEGMENTS_PER_RUN) - segment % usize::from(SEGMENTS_PER_RUN);
+        let wanted = (skip as u64 + (end - offset)).div_ceil(SEGMENT_SIZE as u64) as usize;
+        let segments_max = wanted.min(left_in_run) as u16;
+        let request = Request::Fetch {
+            shard: Shard { object, chunk, role: Role(0) },
+            segment: SegmentIndex(segment as u16),
+            segments_max,
+        };
+        let volume = self.link().map().volume_of_chunk(object, chunk);
+        match self.link().call(volume, request).await {
+            Ok(Reply::Fetched(f)) if f.count == segments_max => {
+                let stop = f.data.len().min(skip + (end - offset) as usize);
+                Ok((f.data, skip, stop))
+            }
+            Ok(_) => Err(VolumeError::Unreadable { what: format!("part of object {object}") }),
+            // A version names these bytes, so they are not absent but lost from sight.
+            Err(VolumeError::Absent) => Err(VolumeError::Unreadable { what: format!("shard of object {object}") }),
+            Err(e) => Err(e),
+        }
+    }
+
+    /// How many bytes a fetch at `offset` returns.
+    fn piece_len(offset: u64, end: u64) -> u64 {
+        let run = SEGMENT_SIZE as u64 * u64::from(SEGMENTS_PER_RUN);
+        (run - offset % run).min(end - offset)
+    }
+}
+
+const _: () = assert!(CHUNK_SIZE.is_multiple_of(SEGMENT_SIZE * SEGMENTS_PER_RUN as usize));
+
+impl ReadObject for Reader {
+    fn info(&self) -> &ObjectInfo {
+        &self.info
+    }
+
+    fn range(&mut self, start: u64, end: u64) {
+        assert!(start <= end && end <= self.info.size);
+        self.at = start;
+        self.end = end;
+    }
+
+    async fn next(&mut self) -> Result<Option<Buf>, StoreError> {
+        match &mut self.source {
+            Source::Inline { record, start } => {
+                if self.at == self.end {
+                    return Ok(None);
+                }
+                let from = *start + self.at as usize;
+                let to = *start + self.end as usize;
+                self.at = self.end;
+                // One copy: the body to the front of a buffer of its own, at most INLINE_BODY_MAX.
+                let mut buf = Buf::alloc(to - from).await;
+                buf.set_len(to - from);
+                buf.copy_from_slice(&record.buf[from..to]);
+                Ok(Some(buf))
+            }
+            Source::Chunks { object, lease } => {
+                let object = *object;
+                self.store.keep_lease(object, &mut lease.renewed);
+                while self.at < self.end && self.ahead.len() < FETCHES_AHEAD {
+                    let fetch = self.store.clone().fetch_piece(object, self.at, self.end);
+                    self.at += Store::piece_len(self.at, self.end);
+                    self.ahead.push_back(Box::pin(fetch));
+                }
+                debug_assert!(self.ready.is_empty());
+                match self.ahead.next().await {
+                    None => Ok(None),
+                    Some(Err(e)) => Err(e.into()),
+                    Some(Ok((mut buf, start, stop))) => {
+                        if start > 0 {
+                            // Only the first piece of a range starts inside a segment.
+                            buf.copy_within(start..stop, 0);
+                        }
+                        buf.set_len(stop - start);
+                        Ok(Some(buf))
+                    }
+                }
+            }
+        }
+    }
+}
+

@@ -1,0 +1,209 @@
+//! Putting an object: bytes first, then the record that names them.
+
+use std::collections::BTreeSet;
+
+use futures_util::{StreamExt, future::join_all, stream::FuturesUnordered};
+use md5::{Digest, Md5};
+use shard_format::{
+    BLOCK_SIZE, BucketId, CHUNK_SIZE, ChunkIndex, Condition, Etag as FormatEtag, ObjectId, PutVersion, Role, SEGMENT_SIZE,
+    Scheme, SegmentEntry, SegmentIdentity, SegmentIndex, Transform, VersionFields, VersionId, segment_crc,
+};
+
+use super::{Body, BucketInfo, Etag, ObjectHeaders, PutDone, Store, StoreError};
+use crate::{
+    limits::{INLINE_BODY_MAX, STORE_BYTES_MAX, STORES_IN_FLIGHT},
+    link::Request,
+    log::Segment,
+    rt::{self, Buf},
+};
+
+/// Largest object of one put: S3's 5 GiB.
+pub const PUT_SIZE_MAX: u64 = 5 << 30;
+
+impl Store {
+    pub(super) async fn put_object<B: Body>(
+        &self,
+        bucket: &BucketInfo,
+        key: &[u8],
+        headers: ObjectHeaders,
+        body: &mut B,
+    ) -> Result<PutDone, StoreError> {
+        let size = body.length();
+        if size > PUT_SIZE_MAX {
+            return Err(StoreError::TooLarge);
+        }
+        if size <= INLINE_BODY_MAX as u64 {
+            self.put_inline(bucket.id, key, &headers, body).await
+        } else {
+            self.put_chunked(bucket.id, key, &headers, body).await
+        }
+    }
+
+    /// One record, one flush. The body is copied twice: from the socket's buffer into the record, from the record into
+    /// the batch.
+    async fn put_inline<B: Body>(
+        &self,
+        bucket: BucketId,
+        key: &[u8],
+        headers: &ObjectHeaders,
+        body: &mut B,
+    ) -> Result<PutDone, StoreError> {
+        let size = body.length() as usize;
+        let buf = Buf::alloc(size.max(1)).await;
+        let (mut buf, end) = body.fill(buf, 0, size).await?;
+        if end != size {
+            return Err(StoreError::Body(super::BodyError::Incomplete));
+        }
+        buf.set_len(size);
+        body.finish().await?;
+        let etag: [u8; 16] = Md5::digest(&buf[..]).into();
+        let object = self.new_object_id(bucket, key);
+        let version = shard_format::Body::Inline(&buf[..]);
+        self.commit_put(bucket, key, headers, object, size as u64, etag, version).await
+    }
+
+    async fn put_chunked<B: Body>(
+        &self,
+        bucket: BucketId,
+        key: &[u8],
+        headers: &ObjectHeaders,
+        body: &mut B,
+    ) -> Result<PutDone, StoreError> {
+        let size = body.length();
+        let object = self.new_object_id(bucket, key);
+        let home = self.home(self.group(bucket, key));
+        // Until the commit the object is nobody's: the lease tells its group that an upload holds it.
+        self.link().call(home, Request::Lease { object }).await?;
+        let mut volumes = BTreeSet::new();
+        let stored = self.store_body(object, body, &mut volumes).await;
+        let result = match stored {
+            Ok(etag) => {
+                let chunks = size.div_ceil(CHUNK_SIZE as u64) as u32;
+                let version = shard_format::Body::Chunks(chunks);
+                self.commit_put(bucket, key, headers, object, size, etag, version).await
+            }
+            Err(e) => {
+                // Nothing was proposed, so nobody will ever name these shards.
+                for v in volumes {
+                    self.link().tell(v, Request::FreeObject { object });
+                }
+                Err(e)
+            }
+        };
+        self.link().tell(home, Request::Release { object });
+        result
+    }
+
+    /// Streams the body to the volumes and makes it durable. Memory: [`STORES_IN_FLIGHT`] + 1 pieces. No byte is copied
+    /// between socket and drive.
+    async fn store_body<B: Body>(
+        &self,
+        object: ObjectId,
+        body: &mut B,
+        volumes: &mut BTreeSet<u16>,
+    ) -> Result<[u8; 16], StoreError> {
+        let size = body.length();
+        let link = self.link();
+        let mut md5 = Md5::new();
+        let mut in_flight = FuturesUnordered::new();
+        let mut offset = 0u64;
+        let mut renewed = rt::now();
+        while offset < size {
+            let want = (size - offset).min(STORE_BYTES_MAX as u64) as usize;
+            let buf = Buf::alloc(want.next_multiple_of(BLOCK_SIZE)).await;
+            let (mut buf, end) = body.fill(buf, 0, want).await?;
+            if end != want {
+                return Err(StoreError::Body(super::BodyError::Incomplete));
+            }
+            buf.set_len(want.next_multiple_of(BLOCK_SIZE));
+            buf[want..].fill(0);
+            md5.update(&buf[..want]);
+            let chunk = ChunkIndex((offset / CHUNK_SIZE as u64) as u32);
+            let first = (offset % CHUNK_SIZE as u64) as usize / SEGMENT_SIZE;
+            let segments = self.describe(object, chunk, first, &buf[..want]);
+            let volume = link.map().volume_of_chunk(object, chunk);
+            volumes.insert(volume);
+            if in_flight.len() == STORES_IN_FLIGHT
+                && let Some(done) = in_flight.next().await
+            {
+                let done: Result<_, crate::volume::VolumeError> = done;
+                done?;
+            }
+            in_flight.push(link.call(volume, Request::Store { segments, data: buf }));
+            offset += want as u64;
+            self.keep_lease(object, &mut renewed);
+        }
+        while let Some(done) = in_flight.next().await {
+            done?;
+        }
+        // Signatures and checksums of the whole, before anything can become visible.
+        body.finish().await?;
+        for synced in join_all(volumes.iter().map(|v| link.call(*v, Request::SyncShards))).await {
+            synced?;
+        }
+        Ok(md5.finalize().into())
+    }
+
+    fn describe(&self, object: ObjectId, chunk: ChunkIndex, first: usize, bytes: &[u8]) -> Vec<Segment> {
+        let epoch = self.link().map().epoch;
+        bytes
+            .chunks(SEGMENT_SIZE)
+            .enumerate()
+            .map(|(i, stored)| {
+                let segment = SegmentIndex((first + i) as u16);
+                let identity = SegmentIdentity { object, chunk, segment, role: Role(0) };
+                Segment {
+                    entry: SegmentEntry { identity, scheme: Scheme::PLAIN, epoch },
+                    transform: Transform::None,
+                    logical_len: stored.len() as u32,
+                    stored_len: stored.len() as u32,
+                    crc: segment_crc(&identity, stored),
+                }
+            })
+            .collect()
+    }
+
+    #[allow(clippy::too_many_arguments)]
+    async fn commit_put(
+        &self,
+        bucket: BucketId,
+        key: &[u8],
+        headers: &ObjectHeaders,
+        object: ObjectId,
+        size: u64,
+        etag: [u8; 16],
+        body: shard_format::Body<'_>,
+    ) -> Result<PutDone, StoreError> {
+        fn bytes(s: &Option<String>) -> Option<&[u8]> {
+            s.as_deref().map(str::as_bytes)
+        }
+        let put = PutVersion {
+            bucket,
+            key,
+            version: VersionId::Null,
+            object,
+            size,
+            etag: FormatEtag::Md5(etag),
+            modified_ms: rt::unix_ms(),
+            scheme: Scheme::PLAIN,
+            epoch: self.link().map().epoch,
+            owner: &headers.owner,
+            condition: Condition::None,
+            body,
+            fields: VersionFields {
+                content_type: bytes(&headers.content_type),
+                content_encoding: bytes(&headers.content_encoding),
+                content_language: bytes(&headers.content_language),
+                content_disposition: bytes(&headers.content_disposition),
+                cache_control: bytes(&headers.cache_control),
+                expires: bytes(&headers.expires),
+                user_metadata: headers.user.iter().map(|(n, v)| (n.as_bytes(), v.as_bytes())).collect(),
+                storage_class: bytes(&headers.storage_class),
+                ..VersionFields::default()
+            },
+        };
+        let pg = self.group(bucket, key);
+        self.propose(pg, &shard_format::MetadataRecord::PutVersion(put), true).await??;
+        Ok(PutDone { etag: Etag(etag) })
+    }
+}

@@ -1,0 +1,113 @@
+//! What a core does for its groups in the background: frees the shards of dead objects, and asks about shards that
+//! nobody named.
+
+use std::time::Duration;
+
+use futures_util::future::join_all;
+use shard_format::{MetadataRecord, ObjectId};
+
+use super::Store;
+use crate::{
+    limits::ORPHAN_AGE,
+    link::{Reply, Request},
+    meta::Groups,
+    rt,
+    volume::VolumeError,
+};
+
+/// How often the free list is looked at when it was empty.
+const FREE_INTERVAL: Duration = Duration::from_millis(500);
+/// Objects freed at a time.
+const FREE_BATCH: usize = 64;
+/// How often all shards of a volume are asked about.
+const ORPHAN_INTERVAL: Duration = Duration::from_secs(3600);
+/// Object ids of one question.
+const ORPHAN_BATCH: usize = 256;
+
+/// Runs until the volume stops accepting writes.
+pub async fn run_upkeep(store: Store, volume: u16, groups: std::rc::Rc<Groups>) {
+    let mut next_question = rt::now();
+    loop {
+        let freed = match free_some(&store, &groups).await {
+            Ok(freed) => freed,
+            Err(VolumeError::Closed | VolumeError::ReadOnly { .. }) => return,
+            Err(e) => {
+                tracing::warn!(volume, error = %e, "freeing dead objects failed");
+                0
+            }
+        };
+        if rt::now() >= next_question {
+            next_question = rt::now() + ORPHAN_INTERVAL;
+            match ask_about_orphans(&store, volume, &groups, ORPHAN_AGE).await {
+                Ok(0) => {}
+                Ok(n) => tracing::info!(volume, objects = n, "freed shards that no version names"),
+                Err(VolumeError::Closed | VolumeError::ReadOnly { .. }) => return,
+                Err(e) => tracing::warn!(volume, error = %e, "asking about orphans failed"),
+            }
+        }
+        if freed == 0 {
+            rt::sleep(FREE_INTERVAL).await;
+        }
+    }
+}
+
+/// Frees some objects of the groups' free list on every volume, then takes them off the list.
+pub async fn free_some(store: &Store, groups: &Groups) -> Result<usize, VolumeError> {
+    let objects = groups.to_free(FREE_BATCH)?;
+    if objects.is_empty() {
+        return Ok(0);
+    }
+    let link = store.link();
+    for object in &objects {
+        for answer in
+            join_all(link.volumes().map(|v| link.call(v, Request::FreeObject { object: *object }))).await
+        {
+            answer?;
+        }
+    }
+    // Every volume has acknowledged durably: only now may the list forget.
+    let commands = objects
+        .iter()
+        .map(|object| {
+            let mut payload = Vec::new();
+            MetadataRecord::FreeDone { object: *object }.encode(&mut payload).expect("an object id fits");
+            (link.map().group_of_object(*object), payload)
+        })
+        .collect();
+    groups.propose_all(commands, false).await?;
+    Ok(objects.len())
+}
+
+/// Asks the owners of every object with shards on this volume whether it is known. Returns how many were freed.
+pub async fn ask_about_orphans(
+    store: &Store,
+    volume: u16,
+    groups: &Groups,
+    age: Duration,
+) -> Result<usize, VolumeError> {
+    let link = store.link();
+    let mut from = ObjectId([0; 16]);
+    let mut freed = 0;
+    loop {
+        let (ids, next) = groups.volume().objects_with_shards(from, ORPHAN_BATCH)?;
+        let mut by_home: std::collections::BTreeMap<u16, Vec<_>> = Default::default();
+        for id in ids {
+            let pg = link.map().group_of_object(id);
+            by_home.entry(link.map().home(pg)).or_default().push((pg, id));
+        }
+        for (home, objects) in by_home {
+            let Reply::Orphans(orphans) = link.call(home, Request::Orphans { objects, age }).await? else {
+                unreachable!("a question about orphans has orphans")
+            };
+            for object in orphans {
+                link.call(volume, Request::FreeObject { object }).await?;
+                freed += 1;
+            }
+        }
+        match next {
+            Some(next) => from = next,
+            None => return Ok(freed),
+        }
+        rt::yield_now().await;
+    }
+}

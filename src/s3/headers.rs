@@ -1,0 +1,231 @@
+//! What each request header means to each operation: honoured, harmlessly ignored, or refused.
+//!
+//! One table. A header that carries a demand which is not met here is refused with
+//! `NotImplemented`: ignoring `x-amz-server-side-encryption` or `If-None-Match` on a write would be
+//! a wrong success. Every `x-amz-*` header that is not in the table is refused; other headers that
+//! are not in it have no meaning to S3.
+
+use crate::http::head::Head;
+use crate::s3::error::{S3Error, S3Result};
+use crate::s3::route::Operation;
+
+/// A set of operations.
+type Set = u16;
+
+const fn bit(operation: Operation) -> Set {
+    1 << operation as u16
+}
+
+const NONE: Set = 0;
+const ALL: Set = Set::MAX;
+const PUT: Set = bit(Operation::PutObject);
+const DELETE: Set = bit(Operation::DeleteObject);
+const READ: Set = bit(Operation::GetObject) | bit(Operation::HeadObject);
+const CREATE: Set = bit(Operation::CreateBucket);
+const LIST: Set = bit(Operation::ListObjectsV2);
+/// Operations on a bucket that exists, or on what is in it.
+const OWNED: Set = ALL & !CREATE & !bit(Operation::ListBuckets);
+
+struct Row {
+    /// Lower case; with a final `-` a prefix of names.
+    name: &'static str,
+    /// The operation does what the header says, or refuses the value.
+    honoured: Set,
+    /// Without the header the operation would do the same.
+    ignored: Set,
+}
+
+const fn row(name: &'static str, honoured: Set, ignored: Set) -> Row {
+    Row {
+        name,
+        honoured,
+        ignored,
+    }
+}
+
+#[rustfmt::skip]
+const ROWS: &[Row] = &[
+    // RFC 9110: conditions and ranges. On writes they are demands.
+    row("if-match", READ, LIST),
+    row("if-none-match", READ, LIST),
+    row("if-modified-since", READ, ALL & !READ),
+    row("if-unmodified-since", READ, LIST),
+    row("if-range", READ, ALL & !READ),
+    row("range", READ, ALL & !READ),
+    row("content-range", NONE, ALL & !PUT),
+    // Content headers describe the object of a PUT, and nothing elsewhere.
+    row("cache-control", PUT, ALL & !PUT),
+    row("content-disposition", PUT, ALL & !PUT),
+    row("content-encoding", PUT, ALL & !PUT),
+    row("content-language", PUT, ALL & !PUT),
+    row("content-type", PUT, ALL & !PUT),
+    row("expires", PUT, ALL & !PUT),
+    row("content-md5", ALL, NONE),
+    // Authentication and the transfer of the body.
+    row("x-amz-date", ALL, NONE),
+    row("x-amz-content-sha256", ALL, NONE),
+    row("x-amz-decoded-content-length", ALL, NONE),
+    row("x-amz-trailer", ALL, NONE),
+    row("x-amz-sdk-checksum-algorithm", ALL, NONE),
+    row("x-amz-checksum-crc32", ALL, NONE),
+    row("x-amz-checksum-crc32c", ALL, NONE),
+    row("x-amz-checksum-crc64nvme", ALL, NONE),
+    row("x-amz-checksum-sha1", ALL, NONE),
+    row("x-amz-checksum-sha256", ALL, NONE),
+    row("x-amz-user-agent", NONE, ALL),
+    // The owner of the store pays for everything.
+    row("x-amz-request-payer", NONE, ALL),
+    row("x-amz-expected-bucket-owner", OWNED, NONE),
+    // Values that grant nothing to others; operations check them.
+    row("x-amz-acl", PUT | CREATE, NONE),
+    row("x-amz-object-ownership", CREATE, NONE),
+    row("x-amz-bucket-object-lock-enabled", CREATE, NONE),
+    row("x-amz-storage-class", PUT, NONE),
+    row("x-amz-meta-", PUT, ALL & !PUT),
+    // Asks for checksums in the answer; they are not stored yet, and clients do without.
+    row("x-amz-checksum-mode", NONE, READ),
+    // Asks for elements that only restored objects have.
+    row("x-amz-optional-object-attributes", NONE, LIST),
+];
+
+/// Named refusals: headers of the model that ask for what is not there yet. They would be refused
+/// without a row; the list lets a test tell a refusal from an omission.
+#[cfg(test)]
+const REFUSED: &[&str] = &[
+    "x-amz-bucket-namespace",
+    "x-amz-bypass-governance-retention",
+    "x-amz-checksum-md5",
+    "x-amz-checksum-sha512",
+    "x-amz-checksum-xxhash128",
+    "x-amz-checksum-xxhash3",
+    "x-amz-checksum-xxhash64",
+    "x-amz-grant-full-control",
+    "x-amz-grant-read",
+    "x-amz-grant-read-acp",
+    "x-amz-grant-write",
+    "x-amz-grant-write-acp",
+    "x-amz-if-match-last-modified-time",
+    "x-amz-if-match-size",
+    "x-amz-mfa",
+    "x-amz-object-lock-event-hold",
+    "x-amz-object-lock-event-hold-duration-days",
+    "x-amz-object-lock-event-hold-duration-years",
+    "x-amz-object-lock-legal-hold",
+    "x-amz-object-lock-mode",
+    "x-amz-object-lock-retain-until-date",
+    "x-amz-server-side-encryption",
+    "x-amz-server-side-encryption-aws-kms-key-id",
+    "x-amz-server-side-encryption-bucket-key-enabled",
+    "x-amz-server-side-encryption-context",
+    "x-amz-server-side-encryption-customer-algorithm",
+    "x-amz-server-side-encryption-customer-key",
+    "x-amz-server-side-encryption-customer-key-md5",
+    "x-amz-tagging",
+    "x-amz-website-redirect-location",
+    "x-amz-write-offset-bytes",
+];
+
+fn find(name: &str) -> Option<&'static Row> {
+    ROWS.iter()
+        .find(|row| row.name == name || (row.name.ends_with('-') && name.starts_with(row.name)))
+}
+
+/// Refuses the first header that `operation` neither honours nor may ignore.
+pub fn check(head: &Head, operation: Operation) -> S3Result<()> {
+    for (name, _) in head.fields() {
+        let known = match find(name) {
+            Some(row) => (row.honoured | row.ignored) & bit(operation) != 0,
+            None => !name.starts_with("x-amz-"),
+        };
+        if !known {
+            return Err(S3Error::not_implemented(
+                "A header you provided implies functionality that is not implemented",
+            )
+            .with("Header", name));
+        }
+    }
+    Ok(())
+}
+
+const _: () = assert!(Operation::DeleteObject as u16 as u32 + 1 < Set::BITS);
+const _: () = assert!(DELETE != 0);
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::s3::error::Code;
+    use crate::s3::sigv4::tests::head;
+
+    #[test]
+    fn every_header_of_a_served_operation_is_decided() {
+        let served = [
+            ("ListBuckets", Operation::ListBuckets),
+            ("CreateBucket", Operation::CreateBucket),
+            ("HeadBucket", Operation::HeadBucket),
+            ("DeleteBucket", Operation::DeleteBucket),
+            ("GetBucketLocation", Operation::GetBucketLocation),
+            ("ListObjectsV2", Operation::ListObjectsV2),
+            ("PutObject", Operation::PutObject),
+            ("GetObject", Operation::GetObject),
+            ("HeadObject", Operation::HeadObject),
+            ("DeleteObject", Operation::DeleteObject),
+        ];
+        let model = include_str!("../../tests/s3-model/operations.tsv");
+        let mut decided = 0;
+        for line in model.lines() {
+            let columns: Vec<&str> = line.split('\t').collect();
+            let Some((_, operation)) = served.iter().find(|(name, _)| *name == columns[0]) else {
+                continue;
+            };
+            for name in columns[4].split(',').filter(|name| *name != "-") {
+                let name = name.to_ascii_lowercase();
+                if name == "content-length" {
+                    continue;
+                }
+                let request = head(&format!("GET / HTTP/1.1\nHost: h\n{name}: 1"));
+                let accepted = check(&request, *operation).is_ok();
+                match find(&name) {
+                    Some(row) => {
+                        assert!(!REFUSED.contains(&row.name), "{name}");
+                        assert_eq!(row.honoured & row.ignored, 0, "{name}");
+                    }
+                    None => {
+                        assert!(REFUSED.contains(&name.as_str()), "{name} is not decided");
+                        assert!(!accepted, "{name}");
+                    }
+                }
+                decided += 1;
+            }
+        }
+        assert!(decided > 80, "{decided}");
+    }
+
+    #[test]
+    fn demands_that_are_not_met_are_refused() {
+        let refused = |operation, field: &str| {
+            let request = head(&format!("PUT /b/k HTTP/1.1\nHost: h\n{field}"));
+            check(&request, operation).map_err(|error| error.code) == Err(Code::NotImplemented)
+        };
+        for field in [
+            "If-None-Match: *",
+            "If-Match: \"a\"",
+            "If-Unmodified-Since: x",
+            "Content-Range: bytes 0-1/2",
+            "x-amz-tagging: a=b",
+            "x-amz-server-side-encryption: AES256",
+            "x-amz-object-lock-mode: GOVERNANCE",
+            "x-amz-grant-read: id=1",
+            "x-amz-copy-source: /b/k",
+            "x-amz-never-heard-of: 1",
+        ] {
+            assert!(refused(Operation::PutObject, field), "{field}");
+        }
+        assert!(refused(Operation::DeleteObject, "If-Match: *"));
+        assert!(refused(Operation::GetObject, "x-amz-acl: private"));
+        assert!(!refused(Operation::GetObject, "If-Match: *"));
+        assert!(!refused(
+            Operation::PutObject,
+            "User-Agent: a\nX-Forwarded-For: b\nAccept: c"
+        ));
+    }
+}

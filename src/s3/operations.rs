@@ -1,0 +1,532 @@
+//! The operations: an authenticated, routed request in, an answer out.
+
+use crate::http::date;
+use crate::http::head::Head;
+use crate::http::response::ResponseHead;
+use crate::http::target::Query;
+use crate::object::{
+    Body, BucketInfo, ListPage, ObjectHeaders, ObjectInfo, ObjectStore, ReadObject, StoreError,
+};
+use crate::rt::Buf;
+use crate::s3::checksum::Checksum;
+use crate::s3::error::{Code, S3Error, S3Result};
+use crate::s3::list::{List, owner, parse_count, parse_token, text, write_token};
+use crate::s3::names::{Resource, is_bucket_name};
+use crate::s3::read::{check_conditions, chosen_range};
+use crate::s3::route::Operation;
+use crate::s3::users::{User, Users};
+use crate::s3::xml::{Document, leaves};
+
+/// Largest object of one PUT, as on AWS.
+pub const PUT_SIZE_MAX: u64 = 5 << 30;
+
+/// Names and values of user metadata together, as on AWS.
+pub const METADATA_SIZE_MAX: usize = 2 * 1024;
+
+/// Largest body of an operation that is not a PUT of an object. The largest that is known,
+/// `CreateBucketConfiguration`, is under 1 KiB.
+const DOCUMENT_SIZE_MAX: u64 = 64 * 1024;
+
+/// The region whose buckets have no location, and where making one's bucket again is fine.
+const FIRST_REGION: &str = "us-east-1";
+
+/// A request whose sender is known.
+#[derive(Clone, Copy)]
+pub struct Request<'a> {
+    pub head: &'a Head,
+    pub query: &'a Query<'a>,
+    pub resource: &'a Resource,
+    pub user: &'a User,
+}
+
+/// A body with the checks that clients ask for.
+pub trait Upload: Body {
+    /// [`Body::finish`] has succeeded.
+    fn is_verified(&self) -> bool;
+    /// The checksum that the client gave and that was found to be true.
+    fn checksum(&self) -> Option<Checksum>;
+}
+
+/// What follows the head of an answer.
+pub enum Content<R> {
+    /// Nothing; `Content-Length` is in the head if it belongs there.
+    None,
+    /// All of it.
+    Bytes(Vec<u8>),
+    /// That many bytes of an object, from a reader whose range is set.
+    Object(R, u64),
+}
+
+pub struct Answer<R> {
+    pub head: ResponseHead,
+    pub content: Content<R>,
+}
+
+impl<R> Answer<R> {
+    fn empty(status: u16) -> Self {
+        let content = if status == 204 { Content::None } else { Content::Bytes(Vec::new()) };
+        Self { head: ResponseHead::new(status), content }
+    }
+
+    fn xml(bytes: Vec<u8>) -> Self {
+        let mut head = ResponseHead::new(200);
+        head.field("content-type", "application/xml");
+        Self { head, content: Content::Bytes(bytes) }
+    }
+}
+
+/// Runs `operation`. An operation without use for a body reads and verifies it first, so that a
+/// request whose body is not what was signed changes nothing.
+pub async fn run<S: ObjectStore, B: Upload>(
+    store: &S,
+    users: &Users,
+    operation: Operation,
+    request: Request<'_>,
+    body: &mut B,
+) -> S3Result<Answer<S::Reader>> {
+    check_version(request.query)?;
+    if operation == Operation::PutObject {
+        return put_object(store, request, body).await;
+    }
+    let document = whole_body(body).await?;
+    match operation {
+        Operation::ListBuckets => list_buckets(store, users, request).await,
+        Operation::CreateBucket => create_bucket(store, users, request, &document).await,
+        Operation::HeadBucket => {
+            let bucket = bucket(store, request).await?;
+            let mut answer = Answer::empty(200);
+            answer.head.field("x-amz-bucket-region", bucket.region);
+            Ok(answer)
+        }
+        Operation::DeleteBucket => {
+            let bucket = bucket(store, request).await?;
+            store.delete_bucket(&bucket.name).await?;
+            Ok(Answer::empty(204))
+        }
+        Operation::GetBucketLocation => {
+            let bucket = bucket(store, request).await?;
+            let mut xml = Document::new("LocationConstraint");
+            if bucket.region != FIRST_REGION {
+                xml.text(&bucket.region);
+            }
+            Ok(Answer::xml(xml.finish("LocationConstraint")))
+        }
+        Operation::ListObjectsV2 => {
+            let bucket = bucket(store, request).await?;
+            let list = List::parse(request.query)?;
+            let page = match list.request() {
+                Some(request) => store.list(&bucket, request).await?,
+                None => ListPage { entries: Vec::new(), truncated: false, next_after: Vec::new() },
+            };
+            Ok(Answer::xml(list.document(&bucket, &page, users)))
+        }
+        Operation::GetObject => get_object(store, request).await,
+        Operation::HeadObject => head_object(store, request).await,
+        Operation::DeleteObject => {
+            let bucket = bucket(store, request).await?;
+            store.delete(&bucket, &request.resource.key).await?;
+            Ok(Answer::empty(204))
+        }
+        Operation::PutObject => unreachable!("handled above"),
+    }
+}
+
+/// Objects have one version, `null`, until versioning comes.
+fn check_version(query: &Query<'_>) -> S3Result<()> {
+    match query.get("versionId") {
+        None | Some(b"null") => Ok(()),
+        Some(_) => Err(S3Error::not_implemented("Versions are not implemented.")),
+    }
+}
+
+async fn whole_body<B: Upload>(body: &mut B) -> S3Result<Vec<u8>> {
+    let length = body.length();
+    if length > DOCUMENT_SIZE_MAX {
+        return Err(S3Error::from(Code::MaxMessageLengthExceeded)
+            .with("MaxMessageLengthBytes", DOCUMENT_SIZE_MAX.to_string()));
+    }
+    let length = length as usize;
+    let mut document = Vec::new();
+    if length > 0 {
+        let buf = Buf::try_alloc(length).ok_or_else(|| S3Error::from(Code::SlowDown))?;
+        let (mut buf, end) = body.fill(buf, 0, length).await?;
+        buf.set_len(end);
+        document.extend_from_slice(&buf);
+    }
+    body.finish().await?;
+    Ok(document)
+}
+
+/// The bucket of the request, if it exists and the user may use it.
+async fn bucket<S: ObjectStore>(store: &S, request: Request<'_>) -> S3Result<BucketInfo> {
+    let name = &request.resource.bucket;
+    let named = |error: S3Error| error.with("BucketName", name.clone());
+    if !is_bucket_name(name) {
+        return Err(named(Code::InvalidBucketName.into()));
+    }
+    let bucket = match store.bucket(name).await {
+        Ok(bucket) => bucket,
+        Err(StoreError::NoSuchBucket) => return Err(named(Code::NoSuchBucket.into())),
+        Err(error) => return Err(error.into()),
+    };
+    if !request.user.root && bucket.owner != request.user.id {
+        return Err(Code::AccessDenied.into());
+    }
+    if let Some(expected) = request.head.single("x-amz-expected-bucket-owner")?
+        && expected != bucket.owner.as_bytes()
+    {
+        return Err(Code::AccessDenied.into());
+    }
+    Ok(bucket)
+}
+
+async fn list_buckets<S: ObjectStore>(
+    store: &S,
+    users: &Users,
+    request: Request<'_>,
+) -> S3Result<Answer<S::Reader>> {
+    const MAX_BUCKETS: usize = 10_000;
+    let query = request.query;
+    let prefix = text(query, "prefix")?;
+    let max = match text(query, "max-buckets")? {
+        None => usize::MAX,
+        Some(value) => parse_count(value).filter(|max| (1..=MAX_BUCKETS).contains(max)).ok_or_else(
+            || S3Error::invalid_argument("max-buckets must be from 1 to 10000", "max-buckets"),
+        )?,
+    };
+    let after = match text(query, "continuation-token")? {
+        None => Vec::new(),
+        Some(token) => parse_token(token).ok_or_else(|| {
+            S3Error::invalid_argument(
+                "The continuation token provided is incorrect",
+                "continuation-token",
+            )
+        })?,
+    };
+    let region = text(query, "bucket-region")?;
+    let mut buckets = store.buckets().await?;
+    buckets.retain(|bucket| {
+        (request.user.root || bucket.owner == request.user.id)
+            && bucket.name.starts_with(prefix.unwrap_or(""))
+            && region.is_none_or(|region| bucket.region == region)
+            && bucket.name.as_bytes() > &after[..]
+    });
+    let truncated = buckets.len() > max;
+    buckets.truncate(max);
+
+    let mut xml = Document::new("ListAllMyBucketsResult");
+    owner(&mut xml, &request.user.id, users);
+    xml.open("Buckets");
+    for bucket in &buckets {
+        xml.open("Bucket")
+            .leaf("Name", &bucket.name)
+            .leaf("CreationDate", &date::iso(bucket.created_ms))
+            .leaf("BucketRegion", &bucket.region)
+            .close("Bucket");
+    }
+    xml.close("Buckets").optional("Prefix", prefix);
+    if let Some(last) = buckets.last().filter(|_| truncated) {
+        xml.leaf("ContinuationToken", &write_token(last.name.as_bytes()));
+    }
+    Ok(Answer::xml(xml.finish("ListAllMyBucketsResult")))
+}
+
+async fn create_bucket<S: ObjectStore>(
+    store: &S,
+    users: &Users,
+    request: Request<'_>,
+    document: &[u8],
+) -> S3Result<Answer<S::Reader>> {
+    let Request { head, user, resource, .. } = request;
+    let name = &resource.bucket;
+    if !is_bucket_name(name) {
+        return Err(S3Error::from(Code::InvalidBucketName).with("BucketName", name.clone()));
+    }
+    only(head, "x-amz-acl", &["private"])?;
+    only(head, "x-amz-object-ownership", &["BucketOwnerEnforced"])?;
+    only(head, "x-amz-bucket-object-lock-enabled", &["false", "False"])?;
+    if !document.is_empty() {
+        let found = leaves(document, "CreateBucketConfiguration")
+            .map_err(|_| S3Error::from(Code::MalformedXML))?;
+        for (element, value) in found {
+            if element != "LocationConstraint" {
+                return Err(S3Error::not_implemented(format!("{element:?} of a new bucket is not implemented.")));
+            }
+            if !value.is_empty() && value != users.region() {
+                return Err(S3Error::new(
+                    Code::IllegalLocationConstraintException,
+                    format!("The {value:?} location constraint is incompatible with this store's region."),
+                ));
+            }
+        }
+    }
+    match store.create_bucket(name, &user.id, users.region()).await {
+        Ok(_) => {}
+        Err(StoreError::BucketAlreadyExists { owner }) if owner == user.id => {
+            if users.region() != FIRST_REGION {
+                return Err(
+                    S3Error::from(Code::BucketAlreadyOwnedByYou).with("BucketName", name.clone())
+                );
+            }
+        }
+        Err(error) => return Err(S3Error::from(error).with("BucketName", name.clone())),
+    }
+    let mut answer = Answer::empty(200);
+    answer.head.field("location", format!("/{name}"));
+    Ok(answer)
+}
+
+/// Refuses a header whose value asks for what is not there; `fine` asks for nothing.
+fn only(head: &Head, name: &'static str, fine: &[&str]) -> S3Result<()> {
+    match head.single(name)? {
+        None => Ok(()),
+        Some(value) if fine.iter().any(|fine| fine.as_bytes() == value) => Ok(()),
+        Some(_) => Err(S3Error::not_implemented(format!("This value of {name} is not implemented."))),
+    }
+}
+
+async fn put_object<S: ObjectStore, B: Upload>(
+    store: &S,
+    request: Request<'_>,
+    body: &mut B,
+) -> S3Result<Answer<S::Reader>> {
+    let head = request.head;
+    if head.framing == crate::http::head::Framing::None {
+        return Err(Code::MissingContentLength.into());
+    }
+    if body.length() > PUT_SIZE_MAX {
+        return Err(S3Error::from(Code::EntityTooLarge)
+            .with("ProposedSize", body.length().to_string())
+            .with("MaxSizeAllowed", PUT_SIZE_MAX.to_string()));
+    }
+    only(head, "x-amz-acl", &["private", "bucket-owner-full-control"])?;
+    let headers = object_headers(head, &request.user.id)?;
+    let bucket = bucket(store, request).await?;
+    let done = store.put(&bucket, &request.resource.key, headers, body).await?;
+    // The pair of the check in the store: what was not verified must not have become visible.
+    assert!(body.is_verified(), "a put was committed before its body was verified");
+    let mut answer = Answer::empty(200);
+    answer.head.field("etag", format!("\"{}\"", done.etag));
+    if let Some(checksum) = body.checksum() {
+        answer.head.field(checksum.algorithm.header(), checksum.base64());
+        answer.head.field("x-amz-checksum-type", "FULL_OBJECT");
+    }
+    Ok(answer)
+}
+
+/// What the head of a PUT says about the object.
+fn object_headers(head: &Head, owner: &str) -> S3Result<ObjectHeaders> {
+    let text = |name: &'static str| -> S3Result<Option<String>> {
+        let Some(value) = head.single(name)? else {
+            return Ok(None);
+        };
+        let text = std::str::from_utf8(value)
+            .map_err(|_| S3Error::invalid_argument("A header's value must be UTF-8.", name))?;
+        Ok((!text.is_empty()).then(|| text.to_owned()))
+    };
+    // Only the transfer's own coding goes; what is left describes the object.
+    let content_encoding = text("content-encoding")?.and_then(|value| {
+        let others: Vec<&str> = value
+            .split(',')
+            .map(str::trim)
+            .filter(|coding| !coding.eq_ignore_ascii_case("aws-chunked") && !coding.is_empty())
+            .collect();
+        (!others.is_empty()).then(|| others.join(","))
+    });
+    let storage_class = match text("x-amz-storage-class")?.as_deref() {
+        None | Some("STANDARD") => None,
+        // Stored like any other object, and returned as it came.
+        Some("REDUCED_REDUNDANCY") => Some("REDUCED_REDUNDANCY".to_owned()),
+        Some(_) => return Err(Code::InvalidStorageClass.into()),
+    };
+    let mut user: Vec<(String, String)> = Vec::new();
+    let mut size = 0;
+    for (name, value) in head.fields() {
+        let Some(name) = name.strip_prefix("x-amz-meta-") else {
+            continue;
+        };
+        let value = std::str::from_utf8(value).map_err(|_| {
+            S3Error::invalid_argument("A header's value must be UTF-8.", "x-amz-meta-")
+        })?;
+        match user.iter_mut().find(|(known, _)| known == name) {
+            // A repeated header is one with a list (RFC 9110, 5.3).
+            Some((_, known)) => {
+                known.push(',');
+                known.push_str(value);
+                size += 1 + value.len();
+            }
+            None => {
+                size += name.len() + value.len();
+                user.push((name.to_owned(), value.to_owned()));
+            }
+        }
+    }
+    if size > METADATA_SIZE_MAX {
+        return Err(S3Error::from(Code::MetadataTooLarge)
+            .with("Size", size.to_string())
+            .with("MaxSizeAllowed", METADATA_SIZE_MAX.to_string()));
+    }
+    Ok(ObjectHeaders {
+        content_type: text("content-type")?,
+        content_encoding,
+        content_language: text("content-language")?,
+        content_disposition: text("content-disposition")?,
+        cache_control: text("cache-control")?,
+        expires: text("expires")?,
+        user,
+        owner: owner.to_owned(),
+        storage_class,
+    })
+}
+
+/// What GET and HEAD have in common: the decision, and the head of the answer to it.
+struct Chosen {
+    head: ResponseHead,
+    start: u64,
+    end: u64,
+}
+
+fn choose(request: Request<'_>, info: &ObjectInfo) -> S3Result<Chosen> {
+    if let Err(error) = check_conditions(request.head, &info.etag, info.modified_ms) {
+        if error.code != Code::NotModified {
+            return Err(error);
+        }
+        let mut head = ResponseHead::new(304);
+        describe(&mut head, info, request.query, true)?;
+        return Ok(Chosen { head, start: 0, end: 0 });
+    }
+    let range = chosen_range(request.head, &info.etag, info.modified_ms, info.size)?;
+    let mut head = ResponseHead::new(if range.is_some() { 206 } else { 200 });
+    describe(&mut head, info, request.query, false)?;
+    head.field("accept-ranges", "bytes");
+    if let Some((start, end)) = range {
+        head.field("content-range", format!("bytes {start}-{}/{}", end - 1, info.size));
+    }
+    let (start, end) = range.unwrap_or((0, info.size));
+    Ok(Chosen { head, start, end })
+}
+
+/// The headers of an object, with the response overrides of the query.
+fn describe(
+    head: &mut ResponseHead,
+    info: &ObjectInfo,
+    query: &Query<'_>,
+    not_modified: bool,
+) -> S3Result<()> {
+    let headers = &info.headers;
+    let described: [(&str, &'static str, Option<&str>); 6] = [
+        ("cache-control", "response-cache-control", headers.cache_control.as_deref()),
+        ("expires", "response-expires", headers.expires.as_deref()),
+        (
+            "content-type",
+            "response-content-type",
+            Some(headers.content_type.as_deref().unwrap_or("binary/octet-stream")),
+        ),
+        ("content-encoding", "response-content-encoding", headers.content_encoding.as_deref()),
+        ("content-language", "response-content-language", headers.content_language.as_deref()),
+        (
+            "content-disposition",
+            "response-content-disposition",
+            headers.content_disposition.as_deref(),
+        ),
+    ];
+    head.field("etag", format!("\"{}\"", info.etag));
+    head.field("last-modified", date::http(info.modified_ms));
+    for (name, parameter, stored) in described {
+        let chosen = text(query, parameter)?;
+        if chosen.is_some_and(|value| value.chars().any(char::is_control)) {
+            return Err(S3Error::invalid_argument("The value cannot be a header's.", parameter));
+        }
+        // RFC 9110, 15.4.5: a 304 has only what a cache needs.
+        let wanted = !not_modified || matches!(name, "cache-control" | "expires");
+        if let Some(value) = chosen.or(stored).filter(|_| wanted) {
+            head.field(name, value);
+        }
+    }
+    if !not_modified {
+        for (name, value) in &headers.user {
+            head.field(&format!("x-amz-meta-{name}"), value);
+        }
+        if let Some(class) = &headers.storage_class {
+            head.field("x-amz-storage-class", class);
+        }
+    }
+    Ok(())
+}
+
+fn with_key(error: impl Into<S3Error>, request: Request<'_>) -> S3Error {
+    let error = error.into();
+    if error.code == Code::NoSuchKey {
+        return error.with("Key", String::from_utf8_lossy(&request.resource.key).into_owned());
+    }
+    error
+}
+
+async fn get_object<S: ObjectStore>(
+    store: &S,
+    request: Request<'_>,
+) -> S3Result<Answer<S::Reader>> {
+    let bucket = bucket(store, request).await?;
+    let mut reader = store
+        .get(&bucket, &request.resource.key)
+        .await
+        .map_err(|error| with_key(error, request))?;
+    let Chosen { head, start, end } = choose(request, reader.info())?;
+    if head.status == 304 {
+        return Ok(Answer { head, content: Content::None });
+    }
+    let content = if start == end {
+        Content::Bytes(Vec::new())
+    } else {
+        reader.range(start, end);
+        Content::Object(reader, end - start)
+    };
+    Ok(Answer { head, content })
+}
+
+async fn head_object<S: ObjectStore>(
+    store: &S,
+    request: Request<'_>,
+) -> S3Result<Answer<S::Reader>> {
+    let bucket = bucket(store, request).await?;
+    let info = store
+        .head(&bucket, &request.resource.key)
+        .await
+        .map_err(|error| with_key(error, request))?;
+    let Chosen { mut head, start, end } = choose(request, &info)?;
+    if head.status != 304 {
+        head.number("content-length", end - start);
+    }
+    Ok(Answer { head, content: Content::None })
+}
+
+/// The answer that tells of an error. `resource` is the raw path; HEAD has no body.
+pub fn error_answer<R>(
+    error: &S3Error,
+    resource: &[u8],
+    request_id: &str,
+    is_head: bool,
+) -> Answer<R> {
+    let mut head = ResponseHead::new(error.code.status());
+    if error.code == Code::InvalidRange
+        && let Some((_, size)) = error.details.iter().find(|(name, _)| *name == "ActualObjectSize")
+    {
+        head.field("content-range", format!("bytes */{size}"));
+    }
+    if matches!(error.code, Code::SlowDown | Code::ServiceUnavailable) {
+        head.field("retry-after", "1");
+    }
+    if is_head || error.code.status() == 304 {
+        return Answer { head, content: Content::None };
+    }
+    let mut xml = Document::error();
+    xml.leaf("Code", error.code.name()).leaf("Message", &error.message);
+    for (name, value) in &error.details {
+        xml.leaf(name, value);
+    }
+    xml.leaf("Resource", &String::from_utf8_lossy(resource))
+        .leaf("RequestId", request_id)
+        .leaf("HostId", request_id);
+    head.field("content-type", "application/xml");
+    Answer { head, content: Content::Bytes(xml.finish("Error")) }
+}

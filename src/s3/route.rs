@@ -1,0 +1,476 @@
+//! Which operation a request is: method, resource and *all* query keys, through one table.
+//!
+//! A request is the operation whose row matches with the most required keys; every other key of
+//! the query must be one the row accepts. So an unknown sub-resource never falls through to a plain
+//! object or bucket operation: `PUT k?acl` is not `PutObject`, `PUT k?anything` is nothing at all.
+
+use crate::http::head::{Head, Method};
+use crate::http::target::Query;
+use crate::s3::error::{Code, S3Error, S3Result};
+use Method::{Delete, Get, Post, Put};
+use On::{Bucket, Object, Service};
+
+/// The operations that are served.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Operation {
+    ListBuckets,
+    CreateBucket,
+    HeadBucket,
+    DeleteBucket,
+    GetBucketLocation,
+    ListObjectsV2,
+    PutObject,
+    GetObject,
+    HeadObject,
+    DeleteObject,
+}
+
+/// What the path names.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum On {
+    Service,
+    Bucket,
+    Object,
+}
+
+struct Row {
+    /// As in the service model; two names where two generations of one operation share a route.
+    names: &'static [&'static str],
+    method: Method,
+    on: On,
+    /// Keys that must be there; with a value where that decides.
+    requires: &'static [(&'static str, Option<&'static str>)],
+    /// A header that must be there.
+    header: Option<&'static str>,
+    /// Keys that may be there. Only of interest where the operation is served.
+    accepts: &'static [&'static str],
+    operation: Option<Operation>,
+}
+
+/// An operation that is refused by name.
+const fn refused(
+    names: &'static [&'static str],
+    method: Method,
+    on: On,
+    requires: &'static [(&'static str, Option<&'static str>)],
+) -> Row {
+    Row {
+        names,
+        method,
+        on,
+        requires,
+        header: None,
+        accepts: &[],
+        operation: None,
+    }
+}
+
+const fn served(
+    names: &'static [&'static str],
+    method: Method,
+    on: On,
+    requires: &'static [(&'static str, Option<&'static str>)],
+    accepts: &'static [&'static str],
+    operation: Operation,
+) -> Row {
+    Row {
+        names,
+        method,
+        on,
+        requires,
+        header: None,
+        accepts,
+        operation: Some(operation),
+    }
+}
+
+const fn copy(
+    names: &'static [&'static str],
+    requires: &'static [(&'static str, Option<&'static str>)],
+) -> Row {
+    let header = Some("x-amz-copy-source");
+    Row {
+        names,
+        method: Put,
+        on: Object,
+        requires,
+        header,
+        accepts: &[],
+        operation: None,
+    }
+}
+
+/// `versionId` is accepted with the value `null` only, which is what every object here has.
+const READ: &[&str] = &[
+    "response-cache-control",
+    "response-content-disposition",
+    "response-content-encoding",
+    "response-content-language",
+    "response-content-type",
+    "response-expires",
+    "versionId",
+];
+
+/// One row per route. Keys are written as SDKs send them; they are case sensitive.
+#[rustfmt::skip]
+const ROWS: &[Row] = &[
+    served(&["ListBuckets"], Get, Service, &[], &["max-buckets", "continuation-token", "prefix", "bucket-region"], Operation::ListBuckets),
+    refused(&["ListDirectoryBuckets"], Get, Service, &[("max-directory-buckets", None)]),
+
+    served(&["CreateBucket"], Put, Bucket, &[], &[], Operation::CreateBucket),
+    served(&["HeadBucket"], Method::Head, Bucket, &[], &[], Operation::HeadBucket),
+    served(&["DeleteBucket"], Delete, Bucket, &[], &[], Operation::DeleteBucket),
+    served(&["GetBucketLocation"], Get, Bucket, &[("location", None)], &[], Operation::GetBucketLocation),
+    served(&["ListObjectsV2"], Get, Bucket, &[("list-type", Some("2"))], &["delimiter", "encoding-type", "max-keys", "prefix", "continuation-token", "fetch-owner", "start-after"], Operation::ListObjectsV2),
+    refused(&["ListObjects"], Get, Bucket, &[]),
+    refused(&["ListObjectVersions"], Get, Bucket, &[("versions", None)]),
+    refused(&["ListMultipartUploads"], Get, Bucket, &[("uploads", None)]),
+    refused(&["PostObject", "WriteGetObjectResponse"], Post, Bucket, &[]),
+    refused(&["DeleteObjects"], Post, Bucket, &[("delete", None)]),
+    refused(&["CreateSession"], Get, Bucket, &[("session", None)]),
+    refused(&["GetBucketAbac"], Get, Bucket, &[("abac", None)]),
+    refused(&["PutBucketAbac"], Put, Bucket, &[("abac", None)]),
+    refused(&["GetBucketAccelerateConfiguration"], Get, Bucket, &[("accelerate", None)]),
+    refused(&["PutBucketAccelerateConfiguration"], Put, Bucket, &[("accelerate", None)]),
+    refused(&["GetBucketAcl"], Get, Bucket, &[("acl", None)]),
+    refused(&["PutBucketAcl"], Put, Bucket, &[("acl", None)]),
+    refused(&["ListBucketAnalyticsConfigurations"], Get, Bucket, &[("analytics", None)]),
+    refused(&["GetBucketAnalyticsConfiguration"], Get, Bucket, &[("analytics", None), ("id", None)]),
+    refused(&["PutBucketAnalyticsConfiguration"], Put, Bucket, &[("analytics", None)]),
+    refused(&["DeleteBucketAnalyticsConfiguration"], Delete, Bucket, &[("analytics", None)]),
+    refused(&["GetBucketCors"], Get, Bucket, &[("cors", None)]),
+    refused(&["PutBucketCors"], Put, Bucket, &[("cors", None)]),
+    refused(&["DeleteBucketCors"], Delete, Bucket, &[("cors", None)]),
+    refused(&["GetBucketEncryption"], Get, Bucket, &[("encryption", None)]),
+    refused(&["PutBucketEncryption"], Put, Bucket, &[("encryption", None)]),
+    refused(&["DeleteBucketEncryption"], Delete, Bucket, &[("encryption", None)]),
+    refused(&["ListBucketIntelligentTieringConfigurations"], Get, Bucket, &[("intelligent-tiering", None)]),
+    refused(&["GetBucketIntelligentTieringConfiguration"], Get, Bucket, &[("intelligent-tiering", None), ("id", None)]),
+    refused(&["PutBucketIntelligentTieringConfiguration"], Put, Bucket, &[("intelligent-tiering", None)]),
+    refused(&["DeleteBucketIntelligentTieringConfiguration"], Delete, Bucket, &[("intelligent-tiering", None)]),
+    refused(&["ListBucketInventoryConfigurations"], Get, Bucket, &[("inventory", None)]),
+    refused(&["GetBucketInventoryConfiguration"], Get, Bucket, &[("inventory", None), ("id", None)]),
+    refused(&["PutBucketInventoryConfiguration"], Put, Bucket, &[("inventory", None)]),
+    refused(&["DeleteBucketInventoryConfiguration"], Delete, Bucket, &[("inventory", None)]),
+    refused(&["GetBucketLifecycleConfiguration", "GetBucketLifecycle"], Get, Bucket, &[("lifecycle", None)]),
+    refused(&["PutBucketLifecycleConfiguration", "PutBucketLifecycle"], Put, Bucket, &[("lifecycle", None)]),
+    refused(&["DeleteBucketLifecycle"], Delete, Bucket, &[("lifecycle", None)]),
+    refused(&["GetBucketLogging"], Get, Bucket, &[("logging", None)]),
+    refused(&["PutBucketLogging"], Put, Bucket, &[("logging", None)]),
+    refused(&["GetBucketMetadataConfiguration"], Get, Bucket, &[("metadataConfiguration", None)]),
+    refused(&["CreateBucketMetadataConfiguration"], Post, Bucket, &[("metadataConfiguration", None)]),
+    refused(&["DeleteBucketMetadataConfiguration"], Delete, Bucket, &[("metadataConfiguration", None)]),
+    refused(&["GetBucketMetadataTableConfiguration"], Get, Bucket, &[("metadataTable", None)]),
+    refused(&["CreateBucketMetadataTableConfiguration"], Post, Bucket, &[("metadataTable", None)]),
+    refused(&["DeleteBucketMetadataTableConfiguration"], Delete, Bucket, &[("metadataTable", None)]),
+    refused(&["UpdateBucketMetadataAnnotationTableConfiguration"], Put, Bucket, &[("metadataAnnotationTable", None)]),
+    refused(&["UpdateBucketMetadataInventoryTableConfiguration"], Put, Bucket, &[("metadataInventoryTable", None)]),
+    refused(&["UpdateBucketMetadataJournalTableConfiguration"], Put, Bucket, &[("metadataJournalTable", None)]),
+    refused(&["ListBucketMetricsConfigurations"], Get, Bucket, &[("metrics", None)]),
+    refused(&["GetBucketMetricsConfiguration"], Get, Bucket, &[("metrics", None), ("id", None)]),
+    refused(&["PutBucketMetricsConfiguration"], Put, Bucket, &[("metrics", None)]),
+    refused(&["DeleteBucketMetricsConfiguration"], Delete, Bucket, &[("metrics", None)]),
+    refused(&["GetBucketNotificationConfiguration", "GetBucketNotification"], Get, Bucket, &[("notification", None)]),
+    refused(&["PutBucketNotificationConfiguration", "PutBucketNotification"], Put, Bucket, &[("notification", None)]),
+    refused(&["GetBucketOwnershipControls"], Get, Bucket, &[("ownershipControls", None)]),
+    refused(&["PutBucketOwnershipControls"], Put, Bucket, &[("ownershipControls", None)]),
+    refused(&["DeleteBucketOwnershipControls"], Delete, Bucket, &[("ownershipControls", None)]),
+    refused(&["GetBucketPolicy"], Get, Bucket, &[("policy", None)]),
+    refused(&["PutBucketPolicy"], Put, Bucket, &[("policy", None)]),
+    refused(&["DeleteBucketPolicy"], Delete, Bucket, &[("policy", None)]),
+    refused(&["GetBucketPolicyStatus"], Get, Bucket, &[("policyStatus", None)]),
+    refused(&["GetBucketReplication"], Get, Bucket, &[("replication", None)]),
+    refused(&["PutBucketReplication"], Put, Bucket, &[("replication", None)]),
+    refused(&["DeleteBucketReplication"], Delete, Bucket, &[("replication", None)]),
+    refused(&["GetBucketRequestPayment"], Get, Bucket, &[("requestPayment", None)]),
+    refused(&["PutBucketRequestPayment"], Put, Bucket, &[("requestPayment", None)]),
+    refused(&["GetBucketTagging"], Get, Bucket, &[("tagging", None)]),
+    refused(&["PutBucketTagging"], Put, Bucket, &[("tagging", None)]),
+    refused(&["DeleteBucketTagging"], Delete, Bucket, &[("tagging", None)]),
+    refused(&["GetBucketVersioning"], Get, Bucket, &[("versioning", None)]),
+    refused(&["PutBucketVersioning"], Put, Bucket, &[("versioning", None)]),
+    refused(&["GetBucketWebsite"], Get, Bucket, &[("website", None)]),
+    refused(&["PutBucketWebsite"], Put, Bucket, &[("website", None)]),
+    refused(&["DeleteBucketWebsite"], Delete, Bucket, &[("website", None)]),
+    refused(&["GetObjectLockConfiguration"], Get, Bucket, &[("object-lock", None)]),
+    refused(&["PutObjectLockConfiguration"], Put, Bucket, &[("object-lock", None)]),
+    refused(&["GetPublicAccessBlock"], Get, Bucket, &[("publicAccessBlock", None)]),
+    refused(&["PutPublicAccessBlock"], Put, Bucket, &[("publicAccessBlock", None)]),
+    refused(&["DeletePublicAccessBlock"], Delete, Bucket, &[("publicAccessBlock", None)]),
+
+    served(&["PutObject"], Put, Object, &[], &[], Operation::PutObject),
+    served(&["GetObject"], Get, Object, &[], READ, Operation::GetObject),
+    served(&["HeadObject"], Method::Head, Object, &[], READ, Operation::HeadObject),
+    served(&["DeleteObject"], Delete, Object, &[], &["versionId"], Operation::DeleteObject),
+    copy(&["CopyObject"], &[]),
+    copy(&["UploadPartCopy"], &[("partNumber", None), ("uploadId", None)]),
+    refused(&["CreateMultipartUpload"], Post, Object, &[("uploads", None)]),
+    refused(&["UploadPart"], Put, Object, &[("partNumber", None), ("uploadId", None)]),
+    refused(&["CompleteMultipartUpload"], Post, Object, &[("uploadId", None)]),
+    refused(&["AbortMultipartUpload"], Delete, Object, &[("uploadId", None)]),
+    refused(&["ListParts"], Get, Object, &[("uploadId", None)]),
+    refused(&["GetObjectAcl"], Get, Object, &[("acl", None)]),
+    refused(&["PutObjectAcl"], Put, Object, &[("acl", None)]),
+    refused(&["ListObjectAnnotations"], Get, Object, &[("annotation", None)]),
+    refused(&["GetObjectAnnotation"], Get, Object, &[("annotation", None), ("annotationName", None)]),
+    refused(&["PutObjectAnnotation"], Put, Object, &[("annotation", None)]),
+    refused(&["DeleteObjectAnnotation"], Delete, Object, &[("annotation", None)]),
+    refused(&["GetObjectAttributes"], Get, Object, &[("attributes", None)]),
+    refused(&["UpdateObjectEncryption"], Put, Object, &[("encryption", None)]),
+    refused(&["GetObjectLegalHold"], Get, Object, &[("legal-hold", None)]),
+    refused(&["PutObjectLegalHold"], Put, Object, &[("legal-hold", None)]),
+    refused(&["GetObjectRetention"], Get, Object, &[("retention", None)]),
+    refused(&["PutObjectRetention"], Put, Object, &[("retention", None)]),
+    refused(&["GetObjectTagging"], Get, Object, &[("tagging", None)]),
+    refused(&["PutObjectTagging"], Put, Object, &[("tagging", None)]),
+    refused(&["DeleteObjectTagging"], Delete, Object, &[("tagging", None)]),
+    refused(&["GetObjectTorrent"], Get, Object, &[("torrent", None)]),
+    refused(&["RenameObject"], Put, Object, &[("renameObject", None)]),
+    refused(&["RestoreObject"], Post, Object, &[("restore", None)]),
+    refused(&["SelectObjectContent"], Post, Object, &[("select", None), ("select-type", Some("2"))]),
+];
+
+/// Keys of a presigned request's signature.
+const SIGNATURE_KEYS: &[&str] = &[
+    "X-Amz-Algorithm",
+    "X-Amz-Content-Sha256",
+    "X-Amz-Credential",
+    "X-Amz-Date",
+    "X-Amz-Expires",
+    "X-Amz-Signature",
+    "X-Amz-SignedHeaders",
+];
+
+fn find(head: &Head, query: &Query<'_>, on: On) -> Option<&'static Row> {
+    let matches = |row: &&Row| {
+        row.method == head.method
+            && row.on == on
+            && row.header.is_none_or(|name| head.first(name).is_some())
+            && row.requires.iter().all(|(name, value)| match value {
+                Some(value) => query.get(name) == Some(value.as_bytes()),
+                None => query.has(name),
+            })
+    };
+    ROWS.iter()
+        .filter(matches)
+        .max_by_key(|row| (row.requires.len(), row.header.is_some()))
+}
+
+/// The operation of a request on `on`, or why there is none.
+pub fn route(head: &Head, query: &Query<'_>, on: On, presigned: bool) -> S3Result<Operation> {
+    let Some(row) = find(head, query, on) else {
+        let known = ROWS
+            .iter()
+            .any(|row| row.method == head.method && row.on == on);
+        let code = if known {
+            Code::NotImplemented
+        } else {
+            Code::MethodNotAllowed
+        };
+        return Err(code.into());
+    };
+    let Some(operation) = row.operation else {
+        return Err(S3Error::not_implemented(format!(
+            "{} is not implemented.",
+            row.names[0]
+        )));
+    };
+    for (name, _) in query.pairs() {
+        let is = |known: &str| known.as_bytes() == name;
+        let fine = row.requires.iter().any(|(known, _)| is(known))
+            || row.accepts.iter().any(|known| is(known))
+            // SDKs name the operation in it; it has no meaning.
+            || is("x-id")
+            || (presigned && SIGNATURE_KEYS.iter().any(|known| is(known)));
+        if !fine {
+            let name = String::from_utf8_lossy(name).into_owned();
+            return Err(S3Error::not_implemented(format!(
+                "The query parameter {name:?} is not implemented for {}.",
+                row.names[0]
+            )));
+        }
+    }
+    if let Some(name) = query.repeated() {
+        let name = String::from_utf8_lossy(name).into_owned();
+        return Err(S3Error::new(
+            Code::InvalidArgument,
+            "A query parameter is given more than once.",
+        )
+        .with("ArgumentName", name));
+    }
+    Ok(operation)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::s3::sigv4::tests::head;
+
+    const MODEL: &str = include_str!("../../tests/s3-model/operations.tsv");
+
+    fn row_of(method: &str, query: &str, on: On, copy: bool) -> Option<&'static Row> {
+        let path = match on {
+            Service => "/",
+            Bucket => "/bucket",
+            Object => "/bucket/key",
+        };
+        let extra = if copy {
+            "\nx-amz-copy-source: /b/k"
+        } else {
+            ""
+        };
+        let head = head(&format!("{method} {path}?{query} HTTP/1.1\nHost: h{extra}"));
+        let query = Query::parse(head.raw_query()).unwrap();
+        find(&head, &query, on)
+    }
+
+    #[test]
+    fn every_operation_of_the_model_has_its_row() {
+        let mut seen = Vec::new();
+        for line in MODEL.lines().filter(|line| !line.starts_with('#')) {
+            let columns: Vec<&str> = line.split('\t').collect();
+            let [name, method, uri, members, headers] = columns[..] else {
+                panic!("{line:?}");
+            };
+            let (path, fixed) = uri.split_once('?').unwrap_or((uri, ""));
+            let on = match path {
+                "/" => Service,
+                "/{Bucket}" | "/WriteGetObjectResponse" => Bucket,
+                "/{Bucket}/{Key+}" => Object,
+                other => panic!("{other}"),
+            };
+            // What tells two operations of one URI apart, and SDKs always send.
+            let decisive = members.split(',').filter(|member| match *member {
+                "id" | "annotationName" => name.starts_with("Get") || !method.eq("GET"),
+                "uploadId" | "max-directory-buckets" => true,
+                "partNumber" => name.starts_with("UploadPart"),
+                _ => false,
+            });
+            let query: Vec<&str> = fixed.split('&').chain(decisive).collect();
+            let copy = headers
+                .split(',')
+                .any(|header| header == "x-amz-copy-source");
+            let row = row_of(method, &query.join("&"), on, copy)
+                .unwrap_or_else(|| panic!("{name} has no row"));
+            assert!(
+                row.names.contains(&name),
+                "{name} fell into the row of {:?}",
+                row.names
+            );
+            if row.operation.is_some() {
+                for member in members.split(',').filter(|member| *member != "-") {
+                    // Parts come with multipart uploads; until then the key is refused.
+                    assert!(
+                        row.accepts.contains(&member) || member == "partNumber",
+                        "{name}: {member}"
+                    );
+                }
+            }
+            seen.push(name);
+        }
+        assert!(seen.len() >= 116, "the model has shrunk to {}", seen.len());
+        let names = ROWS
+            .iter()
+            .flat_map(|row| row.names)
+            .filter(|name| **name != "PostObject");
+        for name in names {
+            assert!(seen.contains(name), "{name} is not in the model");
+        }
+    }
+
+    #[test]
+    fn no_two_rows_match_alike() {
+        for (at, one) in ROWS.iter().enumerate() {
+            for other in &ROWS[at + 1..] {
+                let same = one.method == other.method
+                    && one.on == other.on
+                    && one.header == other.header
+                    && one.requires == other.requires;
+                assert!(!same, "{:?} and {:?}", one.names, other.names);
+            }
+        }
+    }
+
+    fn routed(line: &str, on: On) -> Result<Operation, Code> {
+        let head = head(&format!("{line} HTTP/1.1\nHost: h"));
+        let query = Query::parse(head.raw_query()).unwrap();
+        route(&head, &query, on, false).map_err(|error| error.code)
+    }
+
+    #[test]
+    fn unknown_sub_resources_never_fall_through() {
+        let refused = [
+            ("PUT /b/k?acl", Object),
+            ("PUT /b/k?ACL", Object),
+            ("PUT /b/k?tagging", Object),
+            ("PUT /b/k?anything", Object),
+            ("PUT /b/k?%61cl", Object),
+            ("PUT /b/k?uploadId=1", Object),
+            ("PUT /b/k?partNumber=1", Object),
+            ("PUT /b/k?partNumber=1&uploadId=1", Object),
+            ("GET /b/k?acl", Object),
+            ("GET /b/k?partNumber=1", Object),
+            ("GET /b/k?X-Amz-Signature=1", Object),
+            ("DELETE /b/k?tagging", Object),
+            ("DELETE /b/k?uploadId=1", Object),
+            ("DELETE /b/k?anything", Object),
+            ("POST /b/k", Object),
+            ("POST /b/k?uploads", Object),
+            ("DELETE /b?lifecycle", Bucket),
+            ("DELETE /b?anything", Bucket),
+            ("PUT /b?versioning", Bucket),
+            ("PUT /b?anything", Bucket),
+            ("HEAD /b?acl", Bucket),
+            ("GET /b", Bucket),
+            ("GET /b?list-type=1", Bucket),
+            ("GET /b?list-type=2&versions", Bucket),
+            ("GET /b?list-type=2&location", Bucket),
+            ("GET /b?location&acl", Bucket),
+            ("POST /b?delete", Bucket),
+            ("GET /?anything", Service),
+        ];
+        for (line, on) in refused {
+            assert_eq!(routed(line, on), Err(Code::NotImplemented), "{line}");
+        }
+        assert_eq!(routed("PUT /", Service), Err(Code::MethodNotAllowed));
+        assert_eq!(routed("PATCH /b/k", Object), Err(Code::MethodNotAllowed));
+        assert_eq!(routed("OPTIONS /b/k", Object), Err(Code::MethodNotAllowed));
+        assert_eq!(
+            routed("GET /b?list-type=2&prefix=a&prefix=b", Bucket),
+            Err(Code::InvalidArgument)
+        );
+    }
+
+    #[test]
+    fn served_operations_are_found() {
+        let served = [
+            ("GET /", Service, Operation::ListBuckets),
+            ("GET /?x-id=ListBuckets", Service, Operation::ListBuckets),
+            ("PUT /b", Bucket, Operation::CreateBucket),
+            ("HEAD /b", Bucket, Operation::HeadBucket),
+            ("DELETE /b", Bucket, Operation::DeleteBucket),
+            ("GET /b?location", Bucket, Operation::GetBucketLocation),
+            ("GET /b?location=", Bucket, Operation::GetBucketLocation),
+            (
+                "GET /b?list-type=2&prefix=a&delimiter=/&fetch-owner=true",
+                Bucket,
+                Operation::ListObjectsV2,
+            ),
+            ("PUT /b/k?x-id=PutObject", Object, Operation::PutObject),
+            (
+                "GET /b/k?response-content-type=a",
+                Object,
+                Operation::GetObject,
+            ),
+            ("HEAD /b/k", Object, Operation::HeadObject),
+            (
+                "DELETE /b/k?versionId=null",
+                Object,
+                Operation::DeleteObject,
+            ),
+        ];
+        for (line, on, operation) in served {
+            assert_eq!(routed(line, on), Ok(operation), "{line}");
+        }
+    }
+}

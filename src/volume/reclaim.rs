@@ -1,0 +1,286 @@
+//! Reclaim: makes space by copying what is live out of sealed files that are mostly dead, then frees them.
+//!
+//! ```text
+//!   choose ─▶ walk, copy live records to the relocate head ─▶ flush ─▶ move the index (by origin)
+//!          ─▶ durable checkpoint ─▶ no reader ─▶ new generation header, flushed ─▶ free ─▶ drop needless tombstones
+//! ```
+//!
+//! A copy keeps its origin, so replay prefers a newer record wherever it lies. A tombstone is copied as long as some
+//! file may hold an older record of its key; the file being freed does not count, for it goes as a whole. A record
+//! whose bytes do not match their checksum cannot be copied: its file is kept, and counted, until repair or an
+//! operator deals with it.
+
+use shard_format::{FileNumber, Head, Kind, MetadataEntry};
+
+use super::{Liveness, Volume, VolumeError, VolumeRecord, Waiter, recover::read_header, shards};
+use crate::{
+    limits::{RECLAIM_LIVE_PERCENT, RESERVE_FILES, SPARE_FILES, STORE_BYTES_MAX},
+    log::{Append, Extent, FileState, LogError, Record, Segment, recover::walk_sealed},
+    rt,
+};
+
+/// A live share above which copying a file costs more than it gives, even when space is short (percent).
+const PRESSURE_LIVE_PERCENT: u64 = 90;
+
+/// A record found in a victim.
+enum Found {
+    Metadata { entry: MetadataEntry, payload: Vec<u8>, extent: Extent, whole: bool },
+    Volume { payload: Vec<u8>, whole: bool },
+    Segment { segment: Segment, extent: Extent },
+}
+
+impl Volume {
+    pub(super) async fn run_reclaim(&self) {
+        loop {
+            if self.0.closing.get() || self.check_writable().is_err() {
+                return;
+            }
+            match self.choose() {
+                Some(file) => {
+                    if let Err(e) = self.reclaim(file).await {
+                        if matches!(e, VolumeError::Closed) {
+                            return;
+                        }
+                        tracing::warn!(volume = %self.id(), file = %file, error = %e, "reclaim did not finish");
+                        rt::sleep(std::time::Duration::from_millis(500)).await;
+                    }
+                    self.0.reclaim_done.notify_all();
+                }
+                None => {
+                    // Keep a spare ahead of the heads, so that rolling does not wait for the file system.
+                    let files = self.0.log.files();
+                    if files.free_count() < RESERVE_FILES + SPARE_FILES
+                        && let Err(e) = files.create().await
+                        && e != LogError::Full
+                    {
+                        tracing::warn!(volume = %self.id(), error = %e, "no spare segment file");
+                    }
+                    self.wait_for_work().await;
+                }
+            }
+        }
+    }
+
+    async fn wait_for_work(&self) {
+        use futures_util::{FutureExt, select_biased};
+        select_biased! {
+            () = self.0.reclaim_wanted.notified().fuse() => {}
+            () = rt::sleep(std::time::Duration::from_secs(1)).fuse() => {}
+        }
+    }
+
+    /// The sealed file that gives most for least copying; `None` if none is worth it.
+    fn choose(&self) -> Option<FileNumber> {
+        let files = self.0.log.files();
+        let length = files.file_length();
+        let short = files.free_count() < RESERVE_FILES + SPARE_FILES;
+        let limit = if short { PRESSURE_LIVE_PERCENT } else { RECLAIM_LIVE_PERCENT };
+        let stuck = self.0.stuck.borrow();
+        files
+            .table()
+            .into_iter()
+            .filter(|(n, _, state, live)| {
+                matches!(state, FileState::Sealed(_)) && *live * 100 < length * limit && !stuck.contains(n)
+            })
+            .min_by_key(|(n, _, _, live)| (*live, *n))
+            .map(|(n, ..)| n)
+    }
+
+    /// Empties and frees one sealed file.
+    pub(super) async fn reclaim(&self, number: FileNumber) -> Result<(), VolumeError> {
+        let files = self.0.log.files();
+        let header = read_header(files, number).await?;
+        let state = files.state(number);
+        let mut found = Vec::new();
+        let damage = walk_sealed(files, &header, |batch| {
+            for r in batch.records {
+                match &r.entry.kind {
+                    Kind::Metadata(entry) => found.push(Found::Metadata {
+                        entry: *entry,
+                        payload: r.payload.to_vec(),
+                        extent: r.extent,
+                        whole: r.whole,
+                    }),
+                    Kind::Volume => found.push(Found::Volume { payload: r.payload.to_vec(), whole: r.whole }),
+                    Kind::Segment(entry) => found.push(Found::Segment {
+                        segment: Segment {
+                            entry: *entry,
+                            transform: r.entry.transform,
+                            logical_len: r.entry.logical_len,
+                            stored_len: r.entry.stored_len,
+                            crc: r.entry.payload_crc,
+                        },
+                        extent: r.extent,
+                    }),
+                }
+            }
+        })
+        .await?;
+        if !damage.is_empty() {
+            return self.give_up(number, format!("unreadable batches {damage:?}"));
+        }
+        files.set_state(number, FileState::Retiring(header.head));
+        let result = self.empty(number, &found).await;
+        if result.is_err()
+            && let Some(state) = state
+        {
+            files.set_state(number, state);
+        }
+        result?;
+
+        // What moved is in the active table, what died is in it too: both must be in a durable checkpoint before the
+        // bytes go, because the next start may read nothing but that checkpoint and the log behind it.
+        self.checkpoint().await?;
+        files.free(number, self.incarnation(), self.0.log.next_lsn()).await?;
+        self.count(|c| c.files_freed += 1);
+        let store = self.view();
+        for f in &found {
+            if let Found::Metadata { entry, payload, .. } = f {
+                self.0.machine.freed(&store, payload, entry);
+            }
+        }
+        self.0.dirty.set(true);
+        Ok(())
+    }
+
+    fn give_up(&self, number: FileNumber, why: String) -> Result<(), VolumeError> {
+        tracing::error!(volume = %self.id(), file = %number, %why, "a segment file cannot be reclaimed");
+        self.0.stuck.borrow_mut().push(number);
+        Ok(())
+    }
+
+    /// Copies what is live and waits until the copies are durable and the index points at them.
+    async fn empty(&self, number: FileNumber, found: &[Found]) -> Result<(), VolumeError> {
+        let mut pending = Vec::new();
+        let mut at = 0;
+        while at < found.len() {
+            match &found[at] {
+                Found::Metadata { entry, payload, extent, whole } => {
+                    at += 1;
+                    let store = self.view();
+                    if *whole && self.0.machine.liveness(&store, payload, entry, extent) == Liveness::Dead {
+                        continue;
+                    }
+                    if !whole {
+                        return Err(self.damaged(number, extent));
+                    }
+                    let entry = MetadataEntry { relocated: true, ..*entry };
+                    let record = Record::Metadata { entry, payload: payload.clone() };
+                    pending.push(self.relocate(record).await?);
+                }
+                Found::Volume { payload, whole } => {
+                    at += 1;
+                    if !whole {
+                        return Err(VolumeError::Unreadable { what: "a volume record".into() });
+                    }
+                    // An outcome counts as long as the file of the refused command may be replayed.
+                    if let Ok(VolumeRecord::Refused { generation, .. }) = VolumeRecord::decode(payload) {
+                        let own = self.0.log.files().generation(number);
+                        let held = own != Some(generation) && self.0.log.files().holds(generation);
+                        if held {
+                            let record = Record::Volume { payload: payload.clone() };
+                            pending.push(self.relocate_outcome(record).await?);
+                        }
+                    }
+                }
+                Found::Segment { segment, extent } => {
+                    let store = self.view();
+                    if !shards::is_live(&store, &segment.entry.identity, extent) {
+                        at += 1;
+                        continue;
+                    }
+                    let (run, next) = self.read_run(number, found, at).await?;
+                    at = next;
+                    pending.push(self.relocate(run).await?);
+                }
+            }
+            rt::yield_now().await;
+        }
+        self.0.log.sync(Head::Relocate).await?;
+        self.0.log.sync(Head::Commit).await?;
+        for waiter in pending {
+            waiter.await.unwrap_or(Err(VolumeError::Closed))?;
+        }
+        Ok(())
+    }
+
+    async fn relocate(
+        &self,
+        record: Record,
+    ) -> Result<futures_channel::oneshot::Receiver<Result<(), VolumeError>>, VolumeError> {
+        self.append_for_reclaim(Head::Relocate, record).await
+    }
+
+    /// Outcomes are read from the commit head only.
+    async fn relocate_outcome(
+        &self,
+        record: Record,
+    ) -> Result<futures_channel::oneshot::Receiver<Result<(), VolumeError>>, VolumeError> {
+        self.append_for_reclaim(Head::Commit, record).await
+    }
+
+    async fn append_for_reclaim(
+        &self,
+        head: Head,
+        record: Record,
+    ) -> Result<futures_channel::oneshot::Receiver<Result<(), VolumeError>>, VolumeError> {
+        if self.0.closing.get() {
+            return Err(VolumeError::Closed);
+        }
+        self.0.log.room(head).await?;
+        let bytes = match &record {
+            Record::Metadata { payload, .. } | Record::Volume { payload } => payload.len() as u64,
+            Record::Segments { data, .. } => data.len() as u64,
+        };
+        self.count(|c| c.bytes_relocated += bytes);
+        let (tx, rx) = futures_channel::oneshot::channel();
+        let ticket = self.0.log.append(head, Append { records: vec![record], waiter: Waiter::Stored(tx) });
+        self.0.log.written(head, ticket).await?;
+        Ok(rx)
+    }
+
+    fn damaged(&self, number: FileNumber, extent: &Extent) -> VolumeError {
+        self.0.stuck.borrow_mut().push(number);
+        self.count(|c| c.checksum_failures += 1);
+        VolumeError::Unreadable { what: format!("a live record at {number}:{}", extent.offset) }
+    }
+
+    /// The run that starts at `found[at]`, read and verified, and the position after it.
+    async fn read_run(&self, number: FileNumber, found: &[Found], at: usize) -> Result<(Record, usize), VolumeError> {
+        let Found::Segment { segment: first, extent: start } = &found[at] else { unreachable!("checked by caller") };
+        let mut segments = vec![*first];
+        let mut end = start.offset + (start.length as usize).next_multiple_of(shard_format::BLOCK_SIZE) as u32;
+        let mut next = at + 1;
+        while let Some(Found::Segment { segment, extent }) = found.get(next) {
+            let (a, b) = (&segment.entry.identity, &segments.last().expect("not empty").entry.identity);
+            let same = (a.object, a.chunk, a.role) == (b.object, b.chunk, b.role)
+                && a.segment.0 == b.segment.0 + 1
+                && a.segment.0 % shards::SEGMENTS_PER_RUN != 0
+                && extent.offset == end;
+            if !same {
+                break;
+            }
+            segments.push(*segment);
+            end += (extent.length as usize).next_multiple_of(shard_format::BLOCK_SIZE) as u32;
+            next += 1;
+        }
+        let length = end - start.offset;
+        assert!(length as usize <= STORE_BYTES_MAX);
+        let pin = self.0.log.files().pin_number(number).ok_or(VolumeError::Absent)?;
+        let (data, _) = pin.read(start.offset, length).await?;
+        let mut offset = 0;
+        for s in &segments {
+            let stored = &data[offset..offset + s.stored_len as usize];
+            if shard_format::segment_crc(&s.entry.identity, stored) != s.crc {
+                return Err(self.damaged(number, start));
+            }
+            offset += (s.stored_len as usize).next_multiple_of(shard_format::BLOCK_SIZE);
+        }
+        Ok((Record::Segments { segments, data }, next))
+    }
+
+    /// Whether reclaim has nothing to do (for tests and for draining).
+    pub fn reclaim_is_idle(&self) -> bool {
+        self.choose().is_none()
+    }
+}

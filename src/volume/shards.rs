@@ -1,0 +1,357 @@
+//! The shards table: where the segments of each shard lie on this volume.
+//!
+//! Segments are stored in runs of [`SEGMENTS_PER_RUN`] (the last of a chunk may be shorter); a run is written in one
+//! piece and moves in one piece.
+//!
+//! ```text
+//! key    object id 16 | chunk u32 BE | role u8 | run u16 BE
+//! value  file u32 | generation u64 | offset u32 | lsn u64 | count × (stored_len u32, logical_len u32, crc u32, transform u8)
+//! ```
+//!
+//! Offsets of the later segments follow: each is padded to a block. The checksum stands here too, beside the one in the
+//! segment file's directory, so that damaged bytes cannot vouch for themselves; it covers the segment's identity, so
+//! that bytes of another segment never pass.
+
+use shard_format::{
+    BLOCK_SIZE, ChunkIndex, FileNumber, Generation, Lsn, ObjectId, Role, SEGMENT_SIZE, SegmentIdentity, SegmentIndex,
+    Transform, segment_crc,
+};
+
+use super::{Store, VolumeError};
+use crate::{
+    index::{ScanEnd, Step, Table},
+    limits::STORE_BYTES_MAX,
+    log::{Extent, Segment},
+    rt::Buf,
+};
+
+/// Segments of one run: what one store request carries.
+pub const SEGMENTS_PER_RUN: u16 = (STORE_BYTES_MAX / SEGMENT_SIZE) as u16;
+
+/// One column of a chunk.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct Shard {
+    pub object: ObjectId,
+    pub chunk: ChunkIndex,
+    pub role: Role,
+}
+
+impl Shard {
+    pub fn identity(&self, segment: SegmentIndex) -> SegmentIdentity {
+        SegmentIdentity { object: self.object, chunk: self.chunk, segment, role: self.role }
+    }
+}
+
+fn shard_of(s: &Segment) -> Shard {
+    let i = &s.entry.identity;
+    Shard { object: i.object, chunk: i.chunk, role: i.role }
+}
+
+const KEY_SIZE: usize = 16 + 4 + 1 + 2;
+
+fn key(shard: &Shard, run: u16) -> [u8; KEY_SIZE] {
+    let mut k = [0; KEY_SIZE];
+    k[..16].copy_from_slice(&shard.object.0);
+    k[16..20].copy_from_slice(&shard.chunk.0.to_be_bytes());
+    k[20] = shard.role.0;
+    k[21..].copy_from_slice(&run.to_be_bytes());
+    k
+}
+
+/// A run as the log wrote it.
+pub(super) struct Run {
+    pub shard: Shard,
+    pub run: u16,
+    pub value: RunValue,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) struct RunValue {
+    pub file: FileNumber,
+    pub generation: Generation,
+    pub offset: u32,
+    pub lsn: Lsn,
+    pub segments: Vec<SegmentPlace>,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct SegmentPlace {
+    pub stored_len: u32,
+    pub logical_len: u32,
+    pub crc: u32,
+    pub transform: Transform,
+}
+
+const HEAD_SIZE: usize = 4 + 8 + 4 + 8;
+const PLACE_SIZE: usize = 13;
+
+impl RunValue {
+    fn encode(&self) -> Vec<u8> {
+        let mut v = Vec::with_capacity(HEAD_SIZE + self.segments.len() * PLACE_SIZE);
+        v.extend(self.file.0.to_le_bytes());
+        v.extend(self.generation.0.to_le_bytes());
+        v.extend(self.offset.to_le_bytes());
+        v.extend(self.lsn.0.to_le_bytes());
+        for s in &self.segments {
+            v.extend(s.stored_len.to_le_bytes());
+            v.extend(s.logical_len.to_le_bytes());
+            v.extend(s.crc.to_le_bytes());
+            v.push(s.transform as u8);
+        }
+        v
+    }
+
+    fn decode(bytes: &[u8]) -> Option<RunValue> {
+        let (head, places) = bytes.split_at_checked(HEAD_SIZE)?;
+        if places.len() % PLACE_SIZE != 0 || places.len() / PLACE_SIZE > SEGMENTS_PER_RUN as usize {
+            return None;
+        }
+        let u32_at = |b: &[u8], at: usize| u32::from_le_bytes(b[at..at + 4].try_into().expect("4 bytes"));
+        let u64_at = |b: &[u8], at: usize| u64::from_le_bytes(b[at..at + 8].try_into().expect("8 bytes"));
+        let segments = places
+            .chunks_exact(PLACE_SIZE)
+            .map(|p| {
+                Some(SegmentPlace {
+                    stored_len: u32_at(p, 0),
+                    logical_len: u32_at(p, 4),
+                    crc: u32_at(p, 8),
+                    transform: match p[12] {
+                        1 => Transform::None,
+                        2 => Transform::Lz4,
+                        _ => return None,
+                    },
+                })
+            })
+            .collect::<Option<Vec<_>>>()?;
+        Some(RunValue {
+            file: FileNumber(u32_at(head, 0)),
+            generation: Generation(u64_at(head, 4)),
+            offset: u32_at(head, 12),
+            lsn: Lsn(u64_at(head, 16)),
+            segments,
+        })
+    }
+
+    /// Everything the run occupies.
+    pub fn extent(&self) -> Extent {
+        let length = self.segments.iter().map(|s| (s.stored_len as usize).next_multiple_of(BLOCK_SIZE) as u32).sum();
+        Extent { file: self.file, generation: self.generation, offset: self.offset, length }
+    }
+}
+
+/// Panics if the segments are not one run: a bug in the caller, found before anything is written.
+pub(super) fn check_run(segments: &[Segment]) {
+    let first = segments.first().expect("a run has a segment");
+    let run = first.entry.identity.segment.0 / SEGMENTS_PER_RUN;
+    assert_eq!(first.entry.identity.segment.0 % SEGMENTS_PER_RUN, 0, "a run starts at its first segment");
+    for (i, s) in segments.iter().enumerate() {
+        assert_eq!(shard_of(s), shard_of(first));
+        assert_eq!(s.entry.identity.segment.0, first.entry.identity.segment.0 + i as u16);
+        assert_eq!(s.entry.identity.segment.0 / SEGMENTS_PER_RUN, run);
+    }
+}
+
+/// Groups the segments of a batch into runs: consecutive segments of one shard with the same run number.
+pub(super) fn runs(segments: &[(Segment, Extent, Lsn)]) -> Vec<Run> {
+    let mut runs: Vec<Run> = Vec::new();
+    for (s, extent, lsn) in segments {
+        let shard = shard_of(s);
+        let index = s.entry.identity.segment.0;
+        let run = index / SEGMENTS_PER_RUN;
+        let place = SegmentPlace {
+            stored_len: s.stored_len,
+            logical_len: s.logical_len,
+            crc: s.crc,
+            transform: s.transform,
+        };
+        let joins = index % SEGMENTS_PER_RUN != 0
+            && runs.last().is_some_and(|r| {
+                r.shard == shard
+                    && r.run == run
+                    && r.value.segments.len() == usize::from(index % SEGMENTS_PER_RUN)
+                    && r.value.file == extent.file
+            });
+        if joins {
+            runs.last_mut().expect("checked").value.segments.push(place);
+        } else if index % SEGMENTS_PER_RUN == 0 {
+            runs.push(Run {
+                shard,
+                run,
+                value: RunValue {
+                    file: extent.file,
+                    generation: extent.generation,
+                    offset: extent.offset,
+                    lsn: *lsn,
+                    segments: vec![place],
+                },
+            });
+        }
+        // Anything else is the rest of a run whose start is damaged: its shard is missing that run, and repair or the
+        // reader says so.
+    }
+    runs
+}
+
+fn current(store: &Store<'_>, shard: &Shard, run: u16) -> Option<RunValue> {
+    store.index.get(Table::Shards, &key(shard, run), RunValue::decode).ok().flatten().flatten()
+}
+
+/// A fresh run, or one found by recovery: the later copy (by LSN) of the same run wins; both hold the same bytes.
+pub(super) fn insert(store: &Store<'_>, run: &Run) {
+    if let Some(old) = current(store, &run.shard, run.run) {
+        if old.lsn >= run.value.lsn {
+            return;
+        }
+        store.files.sub_live(&old.extent());
+    }
+    store.files.add_live(&run.value.extent());
+    store.index.put(Table::Shards, &key(&run.shard, run.run), run.value.encode());
+}
+
+/// A run that reclaim copied: counts only if the shard is still there.
+pub(super) fn relocate(store: &Store<'_>, run: &Run) {
+    if current(store, &run.shard, run.run).is_some() {
+        insert(store, run);
+    }
+}
+
+/// Whether the index points at this very copy of the run that `segment` belongs to.
+pub(super) fn is_live(store: &Store<'_>, identity: &SegmentIdentity, extent: &Extent) -> bool {
+    let shard = Shard { object: identity.object, chunk: identity.chunk, role: identity.role };
+    current(store, &shard, identity.segment.0 / SEGMENTS_PER_RUN).is_some_and(|v| {
+        v.file == extent.file && v.generation == extent.generation && {
+            let skip = usize::from(identity.segment.0 % SEGMENTS_PER_RUN);
+            let before: u32 = v
+                .segments
+                .iter()
+                .take(skip)
+                .map(|s| (s.stored_len as usize).next_multiple_of(BLOCK_SIZE) as u32)
+                .sum();
+            skip < v.segments.len() && v.offset + before == extent.offset
+        }
+    })
+}
+
+/// Forgets every run of the object.
+pub(super) fn free(store: &Store<'_>, object: ObjectId) {
+    let mut found = Vec::new();
+    let mut from = object.0.to_vec();
+    loop {
+        let end = store.index.scan(Table::Shards, &from, usize::MAX, |k, v| {
+            if k.starts_with(&object.0) {
+                found.push((k.to_vec(), RunValue::decode(v)));
+                Step::Next
+            } else {
+                Step::Stop
+            }
+        });
+        match end {
+            Ok(ScanEnd::Budget(next)) => from = next,
+            _ => break,
+        }
+    }
+    for (k, value) in found {
+        if let Some(value) = value {
+            store.files.sub_live(&value.extent());
+        }
+        store.index.remove(Table::Shards, &k);
+    }
+}
+
+/// Ids of objects with shards here, ascending from `from`.
+pub(super) fn objects(
+    store: &Store<'_>,
+    from: ObjectId,
+    max: usize,
+) -> Result<(Vec<ObjectId>, Option<ObjectId>), VolumeError> {
+    let mut ids: Vec<ObjectId> = Vec::new();
+    let mut next = None;
+    let mut start = from.0.to_vec();
+    loop {
+        let end = store.index.scan(Table::Shards, &start, usize::MAX, |k, _| {
+            let Some(id) = k.first_chunk::<16>() else { return Step::Next };
+            let id = ObjectId(*id);
+            if ids.len() == max {
+                next = Some(id);
+                return Step::Stop;
+            }
+            ids.push(id);
+            let mut seek = id.0.to_vec();
+            seek.extend([0xff; KEY_SIZE - 16 + 1]);
+            Step::Seek(seek)
+        })?;
+        match end {
+            ScanEnd::Budget(resume) => start = resume,
+            _ => return Ok((ids, next)),
+        }
+    }
+}
+
+/// Segments as they were asked for: logical bytes, verified.
+pub struct Fetched {
+    /// `data[..length]` are the logical bytes of `count` segments.
+    pub data: Buf,
+    pub count: u16,
+}
+
+/// Reads segments from `segment` on, at most `segments_max`, at most to the end of the run. One read, no copy.
+pub(super) async fn fetch(
+    store: &Store<'_>,
+    shard: Shard,
+    segment: SegmentIndex,
+    segments_max: u16,
+) -> Result<Fetched, VolumeError> {
+    let skip = usize::from(segment.0 % SEGMENTS_PER_RUN);
+    let found = store.index.get(Table::Shards, &key(&shard, segment.0 / SEGMENTS_PER_RUN), RunValue::decode)?;
+    let value = match found {
+        None => return Err(VolumeError::Absent),
+        Some(None) => return Err(VolumeError::Unreadable { what: "an entry of the shards table".into() }),
+        Some(Some(v)) => v,
+    };
+    let places: Vec<SegmentPlace> =
+        value.segments.iter().skip(skip).take(usize::from(segments_max)).copied().collect();
+    if places.is_empty() {
+        return Err(VolumeError::Absent);
+    }
+    let pad = |s: &SegmentPlace| (s.stored_len as usize).next_multiple_of(BLOCK_SIZE);
+    let before: usize = value.segments.iter().take(skip).map(pad).sum();
+    let length: usize = places.iter().map(pad).sum();
+    let extent = Extent {
+        file: value.file,
+        generation: value.generation,
+        offset: value.offset + before as u32,
+        length: length as u32,
+    };
+    // The pin is taken in the same turn as the index was read: the file cannot be recycled in between.
+    let Some(pin) = store.files.pin(&extent) else {
+        return Err(VolumeError::Unreadable { what: format!("segment file {} is gone", extent.file) });
+    };
+    let (mut data, at) = pin.read(extent.offset, extent.length).await?;
+    debug_assert_eq!(at, 0, "segments start at a block");
+    let mut offset = 0;
+    let mut logical = 0;
+    for (i, place) in places.iter().enumerate() {
+        if place.transform != Transform::None {
+            return Err(VolumeError::Unreadable { what: format!("transform {:?}", place.transform) });
+        }
+        let stored = &data[offset..offset + place.stored_len as usize];
+        let identity = shard.identity(SegmentIndex(segment.0 + i as u16));
+        if segment_crc(&identity, stored) != place.crc && !crate::planted!("ignore-checksum") {
+            return Err(VolumeError::Unreadable {
+                what: format!(
+                    "checksum of segment {} of chunk {} at {}:{}",
+                    identity.segment,
+                    shard.chunk,
+                    extent.file,
+                    extent.offset as usize + offset
+                ),
+            });
+        }
+        // Only the last segment of a shard is shorter than a segment, so the logical bytes are contiguous.
+        debug_assert!(place.logical_len as usize == SEGMENT_SIZE || i + 1 == places.len());
+        logical += place.logical_len as usize;
+        offset += pad(place);
+    }
+    data.set_len(logical);
+    Ok(Fetched { data, count: places.len() as u16 })
+}
