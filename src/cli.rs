@@ -26,7 +26,7 @@ use crate::config::{
 use crate::credentials::{self, Origin, RootCredentials};
 use crate::datadir::{Contents, DataDir};
 use crate::server::{self, ReadyReport};
-use crate::{signals, startup};
+use crate::{rt, signals, startup};
 
 pub fn command() -> Command {
     let mut serve = Command::new("serve")
@@ -163,7 +163,7 @@ fn serve(arguments: &ArgMatches) -> Result<(), String> {
 
     // Refusals first, then what is only worth a note: a refused start prints one line.
     let mut notes = settings.notes.clone();
-    startup::check_kernel().map_err(line)?;
+    rt::probe().map_err(line)?;
     startup::raise_limits(&mut notes).map_err(line)?;
     let data = DataDir::open(&settings.data).map_err(line)?;
     let listen = startup::Address::take(settings.listen).map_err(line)?;
@@ -181,11 +181,12 @@ fn serve(arguments: &ArgMatches) -> Result<(), String> {
     }
     notes.extend(credential_notes(&root, data.path(), stored_before));
 
-    let (cpus, usable) = startup::available_cpus();
-    let cores = settings.cores.unwrap_or(usable);
-    if cores > usable {
+    let cpus = rt::available_cpus().map_err(|error| format!("CPUs cannot be counted: {error}"))?;
+    let cores = settings.cores.unwrap_or(cpus.len());
+    if cores > cpus.len() {
         notes.push(format!(
-            "{cores} cores on {usable} usable CPUs: they will take turns, which costs latency"
+            "{cores} cores on {} usable CPUs: they will take turns, which costs latency",
+            cpus.len()
         ));
     }
     for note in &notes {

@@ -1,4 +1,5 @@
-//! What the machine must offer before the store is opened: kernel, io_uring, limits, the address.
+//! What the machine must offer before the store is opened: limits and the address. (Kernel and
+//! io_uring are `rt::probe`'s.)
 //!
 //! Each refusal is one line that ends in the remedy. What is merely worse than it could be is a
 //! note, for the log, and the server starts.
@@ -10,9 +11,6 @@ use std::os::fd::OwnedFd;
 use rustix::net::{AddressFamily, SocketFlags, SocketType, sockopt};
 use rustix::process::{Resource, Rlimit};
 
-/// The first with everything the reactor is built on (`SINGLE_ISSUER`, `DEFER_TASKRUN`, ring
-/// messages): docs/architecture.md, section 9.
-pub const KERNEL_MIN: (u32, u32) = (6, 1);
 /// Ring, log files and index of a few volumes, standard streams, and a handful of connections.
 pub const OPEN_FILES_MIN: u64 = 256;
 /// Under this, connections run out before anything else does.
@@ -20,17 +18,6 @@ pub const OPEN_FILES_ADVISED: u64 = 4096;
 
 #[derive(Debug, thiserror::Error)]
 pub enum StartupError {
-    #[error(
-        "Linux {found} is too old: Ostrakon needs {}.{} or newer; upgrade the kernel",
-        KERNEL_MIN.0,
-        KERNEL_MIN.1
-    )]
-    Kernel { found: String },
-    #[error("io_uring is not available ({error}); {remedy}")]
-    IoUring {
-        error: io::Error,
-        remedy: &'static str,
-    },
     #[error(
         "only {hard} open files are allowed (RLIMIT_NOFILE), and {OPEN_FILES_MIN} are needed; \
          raise the limit: ulimit -n 65536, LimitNOFILE=65536 in a systemd unit, --ulimit \
@@ -61,54 +48,6 @@ pub enum StartupError {
         address: SocketAddr,
         error: io::Error,
     },
-}
-
-/// The kernel's version, then io_uring as the reactor sets it up.
-pub fn check_kernel() -> Result<(), StartupError> {
-    let release = rustix::system::uname();
-    let release = release.release().to_string_lossy();
-    if let Some(version) = parse_release(&release)
-        && version < KERNEL_MIN
-    {
-        return Err(StartupError::Kernel {
-            found: release.into_owned(),
-        });
-    }
-    let ring: io::Result<io_uring::IoUring> = io_uring::IoUring::builder()
-        .setup_single_issuer()
-        .setup_defer_taskrun()
-        .build(8);
-    match ring {
-        Ok(_) => Ok(()),
-        Err(error) => {
-            let sysctl = std::fs::read_to_string("/proc/sys/kernel/io_uring_disabled");
-            let disabled = sysctl.is_ok_and(|text| text.trim() != "0");
-            let remedy = io_uring_remedy(error.raw_os_error(), disabled);
-            Err(StartupError::IoUring { error, remedy })
-        }
-    }
-}
-
-fn io_uring_remedy(errno: Option<i32>, disabled_by_sysctl: bool) -> &'static str {
-    match errno {
-        Some(libc::EPERM) if disabled_by_sysctl => {
-            "it is switched off: sysctl kernel.io_uring_disabled=0"
-        }
-        Some(libc::EPERM | libc::EACCES | libc::ENOSYS) => {
-            "a sandbox blocks it: allow io_uring_setup, io_uring_enter and io_uring_register in \
-             its seccomp profile (for Docker, --security-opt seccomp=unconfined or a profile of \
-             your own)"
-        }
-        Some(libc::EMFILE | libc::ENFILE) => "raise the limit of open files: ulimit -n 65536",
-        Some(libc::ENOMEM) => "raise the memory limit of this process or its container",
-        _ => "Linux 6.1 or newer with CONFIG_IO_URING is needed",
-    }
-}
-
-/// `6.1.0-13-amd64` → (6, 1). None for what is not a version: then the probe decides.
-fn parse_release(release: &str) -> Option<(u32, u32)> {
-    let mut parts = release.split(|c: char| !c.is_ascii_digit());
-    Some((parts.next()?.parse().ok()?, parts.next()?.parse().ok()?))
 }
 
 /// Raises the soft limits to the hard ones.
@@ -212,33 +151,9 @@ fn bind(address: SocketAddr, reuse: bool) -> rustix::io::Result<OwnedFd> {
     Ok(socket)
 }
 
-/// CPUs this process may use, by number, and how many threads they are good for: an affinity mask
-/// narrows the first, a cgroup's CPU quota the second.
-pub fn available_cpus() -> (Vec<usize>, usize) {
-    let cpus: Vec<usize> = match rustix::thread::sched_getaffinity(None) {
-        Ok(set) => (0..rustix::thread::CpuSet::MAX_CPU)
-            .filter(|&cpu| set.is_set(cpu))
-            .collect(),
-        // A machine with more CPUs than the mask has bits.
-        Err(_) => Vec::new(),
-    };
-    let count = std::thread::available_parallelism().map_or(1, usize::from);
-    (cpus, count)
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    #[test]
-    fn releases_are_read_and_compared_as_numbers() {
-        assert_eq!(parse_release("6.1.0-13-amd64"), Some((6, 1)));
-        assert_eq!(parse_release("5.15.0"), Some((5, 15)));
-        assert_eq!(parse_release("6.18.44-custom"), Some((6, 18)));
-        assert_eq!(parse_release("unknown"), None);
-        assert!(parse_release("5.15.0").unwrap() < KERNEL_MIN);
-        assert!(parse_release("6.10.2").unwrap() > KERNEL_MIN);
-    }
 
     #[test]
     fn a_taken_address_is_closed_to_others_and_open_to_our_cores() {
@@ -310,11 +225,5 @@ mod tests {
                 .to_string()
                 .starts_with("192.0.2.1 is not an address of this machine")
         );
-    }
-
-    #[test]
-    fn this_process_has_cpus() {
-        let (cpus, count) = available_cpus();
-        assert!(count >= 1 && count <= cpus.len().max(1));
     }
 }
