@@ -21,6 +21,7 @@ use super::{
     Append, DurableBatch, DurableBody, DurableRecord, Extent, FileState, Files, LogError, LsnCounter, Record, Sink,
     SpaceClass,
     files::{Activated, Handle, poison},
+    recover::Unsealed,
 };
 use crate::{
     limits::{
@@ -285,6 +286,7 @@ impl<W: 'static> Log<W> {
         }
         for kind in HEADS {
             self.head(kind).work.notify_one();
+            self.seal(self.head(kind)).await?;
         }
         Ok(())
     }
@@ -570,7 +572,11 @@ impl<W: 'static> Log<W> {
         // All of the old file is flushed before the first batch of the next is written: a gap in an older file is
         // then always damage.
         self.flush(head).await?;
-        self.open_next(head, class).await
+        self.seal(head).await?;
+        self.open_next(head, class).await?;
+        let end = FILE_HEADER_SIZE + length + footer_len(1);
+        assert!(end as u64 <= self.0.files.file_length(), "limits.rs: a batch fits an empty file");
+        Ok(())
     }
 
     async fn open_next(&self, head: &HeadState<W>, class: SpaceClass) -> Result<(), LogError> {
@@ -580,7 +586,7 @@ impl<W: 'static> Log<W> {
             .files
             .activate(head.kind, class, first_seq, self.0.incarnation, self.0.lsn.next())
             .await?;
-        let old = head.file.borrow_mut().replace(OpenFile {
+        *head.file.borrow_mut() = Some(OpenFile {
             handle: handle.clone(),
             generation,
             offset: FILE_HEADER_SIZE as u32,
@@ -593,27 +599,21 @@ impl<W: 'static> Log<W> {
             seq: head.position.get().seq,
             crc: head.position.get().crc,
         });
-        if let Some(old) = old {
-            self.seal(head.kind, old).await?;
-        }
         Ok(())
     }
 
-    /// Writes the footer. It only saves reclaim and inspection a walk, so nobody waits for its flush: without it the
-    /// batches are walked.
-    async fn seal(&self, kind: Head, old: OpenFile) -> Result<(), LogError> {
-        let footer = Footer {
-            volume: self.0.files.volume(),
-            file_number: old.handle.number,
+    /// Seals the head's file, if it has one, whose batches are all flushed. The footer is flushed before the next file
+    /// takes a batch: it is what tells recovery that this file is complete.
+    async fn seal(&self, head: &HeadState<W>) -> Result<(), LogError> {
+        let Some(old) = head.file.borrow_mut().take() else { return Ok(()) };
+        let unsealed = Unsealed {
+            file: old.handle.number,
             generation: old.generation,
+            offset: old.offset,
             batches: old.batches,
         };
-        let mut buf = Buf::alloc(footer.encoded_len()).await;
-        buf.set_len(footer.encoded_len());
-        footer.encode(u64::from(old.offset), &mut buf);
-        let (result, _) = old.handle.file.write_all_at(buf, u64::from(old.offset)).await;
-        result.map_err(|e| poison("write a footer", &e))?;
-        self.0.files.set_state(old.handle.number, FileState::Sealed(kind));
+        write_footer(&self.0.files, &unsealed).await?;
+        self.0.files.set_state(old.handle.number, FileState::Sealed(head.kind));
         Ok(())
     }
 
@@ -634,6 +634,23 @@ impl<W: 'static> Log<W> {
             self.0.files.set_written_to(handle.number, from + length as u64);
         }
     }
+}
+
+/// Writes and flushes the footer of a file that takes no more batches.
+pub async fn write_footer(files: &Files, unsealed: &Unsealed) -> Result<(), LogError> {
+    let footer = Footer {
+        volume: files.volume(),
+        file_number: unsealed.file,
+        generation: unsealed.generation,
+        batches: unsealed.batches.clone(),
+    };
+    let mut buf = Buf::alloc(footer.encoded_len()).await;
+    buf.set_len(footer.encoded_len());
+    footer.encode(u64::from(unsealed.offset), &mut buf);
+    let pin = files.pin_number(unsealed.file).expect("a known file");
+    let (result, _) = pin.handle().file.write_all_at(buf, u64::from(unsealed.offset)).await;
+    result.map_err(|e| poison("write a footer", &e))?;
+    pin.handle().file.sync_data().await.map_err(|e| poison("flush a footer", &e))
 }
 
 fn push_all<W>(builder: &mut BatchBuilder, outcomes: &[Vec<u8>], appends: &[Append<W>]) -> Result<(), BatchFull> {

@@ -148,7 +148,7 @@ impl Scenario {
         });
         let cores = rng.between(1, 2) as u16;
         let volumes = cores + rng.below(2) as u16;
-        let file_length = [256 << 10, 512 << 10, 1 << 20][rng.below(3) as usize];
+        let file_length = [512 << 10, 1 << 20, 2 << 20][rng.below(3) as usize];
         // Seven files are what three heads, the reserve and a spare need.
         let files = if faults == Faults::Full { rng.between(9, 12) } else { 200 };
         Scenario {
@@ -274,7 +274,7 @@ impl Run {
             self.say(format_args!("round {round}"));
             self.world.set_plan(self.drive, self.scenario.healthy());
             let Some(shares) = self.start_until_up(!first)? else { return Ok(()) };
-            let damaged = self.take_recoveries(&shares);
+            let damaged = self.check_recoveries(&shares)?;
             if first {
                 self.make_bucket(&shares)?;
                 first = false;
@@ -304,7 +304,7 @@ impl Run {
         // The last start: the index is gone, the segment files tell all.
         self.world.set_plan(self.drive, self.scenario.healthy());
         let Some(shares) = self.start_until_up(false)? else { return Ok(()) };
-        let damaged = self.take_recoveries(&shares);
+        let damaged = self.check_recoveries(&shares)?;
         self.verify(&shares, damaged)?;
         if damaged {
             return Ok(());
@@ -318,7 +318,7 @@ impl Run {
             twin::destroy(&path).map_err(|e| format!("the index is still open: {e}"))?;
         }
         let Some(shares) = self.start_until_up(false)? else { return Ok(()) };
-        let damaged = self.take_recoveries(&shares);
+        let damaged = self.check_recoveries(&shares)?;
         self.verify(&shares, damaged)?;
         self.finish(&shares)
     }
@@ -335,7 +335,11 @@ impl Run {
                 self.arm(40);
             }
             match self.start()? {
-                Start::Up(shares) => return Ok(Some(shares)),
+                Start::Up(shares) => {
+                    // A failure drawn for the start that did not strike is off.
+                    self.world.fail_at(self.node, u64::MAX, Point::Before, Failure::Crash);
+                    return Ok(Some(shares));
+                }
                 Start::Failed => self.lose_index(),
                 Start::Refused(why) if self.scenario.faults == Faults::Rot => {
                     self.say(format_args!("refused to start: {why}"));
@@ -412,6 +416,16 @@ impl Run {
             self.say(format_args!("volume {v}: {recovery:?}"));
         }
         damaged
+    }
+
+    /// Damage where nothing was damaged is a broken promise too.
+    fn check_recoveries(&mut self, shares: &Started) -> Result<bool, String> {
+        let damaged = self.take_recoveries(shares);
+        if damaged && self.scenario.faults != Faults::Rot {
+            let all: Vec<_> = shares.iter().flat_map(|s| &s.volumes).map(|(_, _, r)| &r.damage).collect();
+            return Err(format!("undamaged files are called damaged: {all:?}"));
+        }
+        Ok(damaged)
     }
 
     // ------------------------------------------------------------------------------------------- loading
