@@ -1,11 +1,29 @@
 //! From a checked machine and a locked directory to a running server, and back.
 
-use std::time::Duration;
+use std::{
+    collections::BTreeSet,
+    net::SocketAddr,
+    rc::Rc,
+    sync::{
+        Arc, Mutex,
+        atomic::{AtomicUsize, Ordering},
+        mpsc,
+    },
+    time::Duration,
+};
 
-use crate::config::User;
-use crate::datadir::DataDir;
-use crate::signals::Shutdown;
-use crate::startup::Address;
+use crate::{
+    config::User,
+    datadir::DataDir,
+    limits::LINK_RING_CAPACITY,
+    link::Frame,
+    node::{self, Layout},
+    rt::{self, CoreId, Mailbox, TcpListener},
+    s3::{self, server::Context, users::Users},
+    signals::Shutdown,
+    startup::Address,
+    volume::Recovery,
+};
 
 /// All that `serve` has decided. Held until [`run`] returns: the directory's lock and the address
 /// are released with it.
@@ -44,18 +62,169 @@ pub enum StartError {
     Refused(String),
 }
 
-// ---- stub: the rest of this file stands in until the cores exist -------------------------------
-
-/// Formats or opens the volumes, listens, calls `ready`, serves until `config.shutdown` is
-/// requested, drains for at most `config.drain`, closes the volumes.
+/// Formats or opens the volumes, listens, calls `ready`, serves until `config.shutdown` is requested, drains for at most
+/// `config.drain`, closes the volumes.
 pub fn run(config: Config, ready: impl FnOnce(ReadyReport)) -> Result<(), StartError> {
-    ready(ReadyReport {
-        cores: config.cores,
-        volumes: config.cores,
-        missing: Vec::new(),
+    let refused = |e: &dyn std::fmt::Display| StartError::Refused(e.to_string());
+    let settings = node::Settings::default();
+    let reactor = rt::Config { helpers: HELPERS, ..rt::Config::default() };
+    let volumes = u16::try_from(config.cores).map_err(|e| refused(&e))?;
+
+    // One core looks at the directory, and formats it if it is new, before any other starts.
+    let directory = config.data.path().to_owned();
+    let prepared = rt::spawn_core(CoreId(0), config.cpus.first().copied(), rt::Config::small(), move || async move {
+        node::prepare(&directory, volumes, &settings).await
+    })
+    .map_err(|e| refused(&e))?;
+    let layout = prepared.join().map_err(|_| refused(&"preparing the data directory failed"))?.map_err(|e| refused(&e))?;
+    let volume_count = layout.volumes.len();
+
+    let cores = config.cores;
+    let plan = Arc::new(Plan {
+        layout,
+        settings,
+        cores: volumes,
+        mailboxes: Mutex::new(rt::mesh(cores, LINK_RING_CAPACITY).into_iter().map(Some).collect()),
+        address: config.listen.address(),
+        region: config.region.clone(),
+        domains: config.domains.clone(),
+        users: config.users.clone(),
+        drain: config.drain,
+        shutdown: config.shutdown.clone(),
+        go: Shutdown::default(),
+        serving: AtomicUsize::new(cores),
+        served: Shutdown::default(),
     });
-    while !config.shutdown.is_requested() {
-        std::thread::sleep(Duration::from_millis(20));
+    let (tell, hear) = mpsc::channel();
+    let threads = {
+        let plan = plan.clone();
+        rt::spawn_cores(cores, &config.cpus, &reactor, move |core| run_core(plan.clone(), core, tell.clone()))
+            .map_err(|e| refused(&e))?
+    };
+
+    let mut missing = BTreeSet::new();
+    let mut failure = None;
+    for _ in 0..cores {
+        match hear.recv() {
+            Ok(Ok(features)) => missing.extend(features),
+            Ok(Err(e)) => failure = failure.or(Some(e)),
+            Err(_) => failure = failure.or_else(|| Some("a core ended while starting".to_owned())),
+        }
     }
-    Ok(())
+    if failure.is_none() {
+        plan.go.request();
+        ready(ReadyReport { cores, volumes: volume_count, missing: missing.into_iter().collect() });
+    } else {
+        config.shutdown.request();
+        plan.go.request();
+    }
+    for thread in threads {
+        match thread.join() {
+            Ok(Ok(())) => {}
+            Ok(Err(e)) => failure = failure.or(Some(e)),
+            Err(_) => failure = failure.or_else(|| Some("a core ended by a panic".to_owned())),
+        }
+    }
+    failure.map_or(Ok(()), |e| Err(StartError::Refused(e)))
+}
+
+/// Threads per core for what blocks: checkpoints, opening and allocating files.
+const HELPERS: usize = 2;
+
+/// What every core starts from.
+struct Plan {
+    layout: Layout,
+    settings: node::Settings,
+    cores: u16,
+    /// Each core takes its own.
+    mailboxes: Mutex<Vec<Option<Mailbox<Frame>>>>,
+    address: SocketAddr,
+    region: String,
+    domains: Vec<String>,
+    users: Vec<User>,
+    drain: Duration,
+    shutdown: Shutdown,
+    /// All cores have opened their volumes.
+    go: Shutdown,
+    /// Cores that still serve; volumes stay open until it is zero, because requests reach across cores.
+    serving: AtomicUsize,
+    served: Shutdown,
+}
+
+type Report = Result<Vec<String>, String>;
+
+/// One core, from opening its volumes to closing them.
+async fn run_core(plan: Arc<Plan>, core: CoreId, tell: mpsc::Sender<Report>) -> Result<(), String> {
+    let mailbox = {
+        let mut ends = plan.mailboxes.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
+        ends[usize::from(core.0)].take()
+    };
+    let started = match node::start(&plan.layout, core, plan.cores, mailbox, &plan.settings).await {
+        Ok(share) => TcpListener::bind(plan.address).map(|l| (share, l)).map_err(|e| format!("{}: {e}", plan.address)),
+        Err(e) => Err(e.to_string()),
+    };
+    let (share, listener) = match started {
+        Ok(started) => started,
+        Err(e) => {
+            let _ = tell.send(Err(e.clone()));
+            plan.serving.fetch_sub(1, Ordering::AcqRel);
+            return Err(e);
+        }
+    };
+    for (v, _, recovery) in &share.volumes {
+        report_recovery(*v, recovery);
+    }
+    let _ = tell.send(Ok(rt::features().map(|f| f.missing).unwrap_or_default()));
+    plan.go.requested().await;
+    node::start_upkeep(&share);
+
+    let users = plan.users.iter().enumerate().map(|(i, u)| {
+        let (key, secret, id) = (u.access_key.clone(), u.secret_key.expose(), u.id.clone());
+        let mut user = if i == 0 {
+            s3::users::User::root(key, secret, id)
+        } else {
+            s3::users::User::new(u.name.clone(), key, secret, id)
+        };
+        user.email = u.email.clone();
+        user
+    });
+    let users = Users::new(plan.region.clone(), users);
+    let context = Rc::new(Context::new(share.store.clone(), users, plan.domains.clone()));
+    {
+        let (context, store, shutdown) = (context.clone(), share.store.clone(), plan.shutdown.clone());
+        rt::spawn(async move {
+            shutdown.requested().await;
+            store.drain();
+            context.drain.request();
+        });
+    }
+    let cut = s3::server::serve(listener, context, plan.drain).await;
+    if cut > 0 {
+        tracing::warn!(core = core.0, connections = cut, "did not finish within the drain time");
+    }
+    if plan.serving.fetch_sub(1, Ordering::AcqRel) == 1 {
+        plan.served.request();
+    }
+    plan.served.requested().await;
+    node::stop(&share).await.map_err(|e| e.to_string())
+}
+
+fn report_recovery(volume: u16, recovery: &Recovery) {
+    if recovery.rebuilt {
+        tracing::warn!(volume, batches = recovery.batches_replayed, "the index was rebuilt from the segment files");
+    } else if recovery.batches_replayed > 0 {
+        tracing::info!(volume, batches = recovery.batches_replayed, "replayed the log");
+    }
+    if !recovery.damage.is_empty() {
+        tracing::error!(
+            volume,
+            losses = recovery.damage.join(" "),
+            accepted = recovery.accepted.join(" "),
+            "durable records cannot be read; what depends on them is refused until they are repaired, or accepted as \
+             lost by name (ostrakon accept-loss --help)"
+        );
+    }
+    if !recovery.ambiguous_tails.is_empty() {
+        tracing::info!(volume, heads = ?recovery.ambiguous_tails, "the log ended in a batch that was never finished");
+    }
 }
