@@ -113,6 +113,7 @@ struct HeadState<W> {
     taken: Cell<Ticket>,
     written_to: Cell<Ticket>,
     durable_to: Cell<Ticket>,
+    flushes: Cell<u64>,
 }
 
 struct Inner<W> {
@@ -157,6 +158,7 @@ impl<W: 'static> Log<W> {
                 taken: Cell::default(),
                 written_to: Cell::default(),
                 durable_to: Cell::default(),
+                flushes: Cell::default(),
             }
         };
         Log(Rc::new(Inner {
@@ -191,6 +193,11 @@ impl<W: 'static> Log<W> {
 
     pub fn next_lsn(&self) -> Lsn {
         self.0.lsn.next()
+    }
+
+    /// Flushes of the head's batches since the log was opened.
+    pub fn flushes(&self, kind: Head) -> u64 {
+        self.head(kind).flushes.get()
     }
 
     pub fn error(&self) -> Option<LogError> {
@@ -526,6 +533,7 @@ impl<W: 'static> Log<W> {
             .sync_data()
             .await
             .map_err(|e| poison(&format!("flush segment file {}", handle.number), &e))?;
+        head.flushes.set(head.flushes.get() + 1);
         self.check_poison()?;
         head.flushed.set(target);
         loop {

@@ -267,6 +267,11 @@ impl Volume {
         self.0.log.position(head)
     }
 
+    /// Flushes of a head's batches since the volume was opened.
+    pub fn flushes(&self, head: Head) -> u64 {
+        self.0.log.flushes(head)
+    }
+
     /// Segment files: number, generation, state, live bytes.
     pub fn files(&self) -> Vec<(FileNumber, Generation, FileState, u64)> {
         self.0.log.files().table()
