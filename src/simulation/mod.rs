@@ -149,8 +149,8 @@ impl Scenario {
         let cores = rng.between(1, 2) as u16;
         let volumes = cores + rng.below(2) as u16;
         let file_length = [512 << 10, 1 << 20, 2 << 20][rng.below(3) as usize];
-        // Seven files are what three heads, the reserve and a spare need.
-        let files = if faults == Faults::Full { rng.between(9, 12) } else { 200 };
+        // Three heads, the reserve and a spare need seven, and each restart leaves some half full.
+        let files = if faults == Faults::Full { rng.between(11, 15) } else { 200 };
         Scenario {
             faults,
             cores,
