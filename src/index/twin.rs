@@ -175,6 +175,14 @@ pub fn damage(path: &Path) -> bool {
     find(path).map(|env| lock(&env).damaged = true).is_some()
 }
 
+/// Runs `f` while commits of the path wait.
+#[cfg(test)]
+pub fn hold(path: &Path, f: impl FnOnce()) {
+    let env = find(path).expect("an environment");
+    let _held = lock(&env);
+    f();
+}
+
 pub fn destroy(path: &Path) -> Result<(), IndexError> {
     if find(path).is_some_and(|env| lock(&env).owner.strong_count() > 0) {
         return Err(IndexError::Busy);
