@@ -1,3 +1,4 @@
 //! Ostrakon
 
 pub mod index;
+pub mod rt;
