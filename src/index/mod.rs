@@ -60,6 +60,8 @@ pub use memory::ENTRY_OVERHEAD_BYTES;
 use memory::{Change, MemoryTable};
 use merge::{Layer, Layers};
 
+use crate::rt::offload;
+
 /// The first byte of every key.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Hash, PartialOrd, Ord)]
 #[repr(u8)]
@@ -259,13 +261,13 @@ impl Index {
     /// Opens the environment in the directory `path`, which is created (its parent exists) if it
     /// holds none. `Damaged` leaves it as it is: `destroy` it, then open anew and rebuild.
     pub async fn open(kind: StoreKind, path: &Path) -> Result<Index, IndexError> {
+        let path = path.to_owned();
         let store = match kind {
             StoreKind::Lmdb => {
-                let path = path.to_owned();
                 let writer = offload(move || lmdb::open_env(&path)).await?;
                 Store::Lmdb(lmdb::LmdbStore::new(writer)?)
             }
-            StoreKind::Twin => Store::Twin(twin::TwinStore::open(path)?),
+            StoreKind::Twin => Store::Twin(offload(move || twin::TwinStore::open(&path)).await?),
         };
         Ok(Index {
             active: RefCell::default(),
@@ -279,13 +281,12 @@ impl Index {
     /// Removes the environment at `path`; one that is not there is no error, an open one is
     /// `Busy`.
     pub async fn destroy(kind: StoreKind, path: &Path) -> Result<(), IndexError> {
-        match kind {
-            StoreKind::Lmdb => {
-                let path = path.to_owned();
-                offload(move || lmdb::destroy(&path)).await
-            }
-            StoreKind::Twin => twin::destroy(path),
-        }
+        let path = path.to_owned();
+        offload(move || match kind {
+            StoreKind::Lmdb => lmdb::destroy(&path),
+            StoreKind::Twin => twin::destroy(&path),
+        })
+        .await
     }
 
     /// Calls `f` with the value, in place. `f` may read the index but not change it.
@@ -463,13 +464,4 @@ impl Index {
             Store::Twin(store) => Ok(store.bytes()),
         }
     }
-}
-
-/// Runs `f` on a helper thread. Stands in for `rt::offload` until that is merged.
-async fn offload<T: Send + 'static>(f: impl FnOnce() -> T + Send + 'static) -> T {
-    let (done, result) = futures_channel::oneshot::channel();
-    std::thread::spawn(move || {
-        let _ = done.send(f());
-    });
-    result.await.expect("the helper thread has panicked")
 }
