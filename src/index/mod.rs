@@ -38,7 +38,13 @@
 //! A read error under a page fault is a SIGBUS and ends the process; `open` reads every used page
 //! with plain reads first, where the error is `IndexError::Io`.
 //!
-//! Costs: `cargo run --release --example index_costs`.
+//! # What calls cost
+//!
+//! `cargo run --release --example index_costs`: 1 M keys of 60 bytes in LMDB, values of 160, two
+//! shared CPUs of the Sapphire Rapids class, file in the page cache, medians of five rounds: get
+//! 1.2 µs, with 100 k active keys too; scan 65 ns a key, 105 ns merged with 100 k active ones;
+//! seek of a scan 0.9 µs; put 0.7 µs; checkpoint 4.2 µs a key at 100 k random keys (under load 9);
+//! open 0.3 s a GB.
 
 mod damage;
 mod lmdb;
