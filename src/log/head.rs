@@ -424,12 +424,16 @@ impl<W: 'static> Log<W> {
         };
         push_all(&mut builder, &outcomes, &appends).expect("gather bounds the batch");
         let length = builder.batch_len();
-        if let Err(e) = self.make_room(head, length).await {
+        let room = match self.make_room(head, length).await {
+            Ok(()) if head.kind == Head::Commit => self.zero_ahead(head, length).await,
+            other => other,
+        };
+        if let Err(e) = room {
+            self.sink().failed(appends.into_iter().map(|a| a.waiter).collect(), e.clone());
             if e != LogError::Full {
                 return Err(e);
             }
             // Nothing was written: these appends fail, the head lives on.
-            self.sink().failed(appends.into_iter().map(|a| a.waiter).collect(), e);
             head.written_to.set(head.taken.get());
             match head.unflushed.borrow_mut().back_mut() {
                 Some(u) => u.ticket = head.taken.get(),
@@ -444,9 +448,6 @@ impl<W: 'static> Log<W> {
             let f = file.as_ref().expect("make_room opened one");
             (f.handle.clone(), f.generation, f.offset)
         };
-        if head.kind == Head::Commit {
-            self.zero_ahead(&handle, offset + length as u32).await?;
-        }
         // The front of the batch (directory and packed payloads) is encoded into one buffer; aligned payloads are
         // written from where they are.
         let mut front = Buf::alloc(builder.head_len()).await;
@@ -642,7 +643,11 @@ impl<W: 'static> Log<W> {
     }
 
     /// Overwrites the next stretch of a never written commit file with zeros before a batch lands on it.
-    async fn zero_ahead(&self, handle: &Rc<Handle>, end: u32) -> Result<(), LogError> {
+    async fn zero_ahead(&self, head: &HeadState<W>, length: usize) -> Result<(), LogError> {
+        let (handle, end) = match head.file.borrow().as_ref() {
+            Some(f) => (f.handle.clone(), f.offset + length as u32),
+            None => return Ok(()),
+        };
         loop {
             let from = self.0.files.written_to(handle.number);
             if from >= u64::from(end) || from >= self.0.files.file_length() {

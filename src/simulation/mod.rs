@@ -338,7 +338,7 @@ impl Run {
                 Start::Up(shares) => {
                     // A failure drawn for the start that did not strike is off.
                     self.world.fail_at(self.node, u64::MAX, Point::Before, Failure::Crash);
-                    if let Stop::Failed(_) = self.world.run_for(Duration::from_micros(1)) {
+                    if let Stop::Failed(_) = self.world.run_for(Duration::from_millis(20)) {
                         drop(shares);
                         self.lose_index();
                         continue;
