@@ -210,11 +210,12 @@ struct Run {
     verbose: bool,
     bucket: Option<crate::object::BucketInfo>,
     operations: u64,
+    /// What the next start finds of each volume's index.
+    indexes: Vec<twin::Choice>,
 }
 
 /// Runs one seed.
 pub fn run(options: &Options) -> Result<Summary, Violation> {
-    twin::clear();
     let world = World::new(options.seed);
     let mut rng = world.stream("scenario", 0);
     let scenario = Scenario::draw(&mut rng, options.faults);
@@ -232,12 +233,12 @@ pub fn run(options: &Options) -> Result<Summary, Violation> {
         verbose: options.verbose,
         bucket: None,
         operations: 0,
+        indexes: Vec::new(),
     };
     let result = run.life();
     run.summary.trace = run.world.trace();
     let summary = run.summary.clone();
     drop(run);
-    twin::clear();
     match result {
         Ok(()) => Ok(summary),
         Err(what) => Err(Violation { seed: options.seed, what }),
@@ -314,9 +315,7 @@ impl Run {
         }
         self.finish(&shares)?;
         drop(shares);
-        for path in twin::paths() {
-            twin::destroy(&path).map_err(|e| format!("the index is still open: {e}"))?;
-        }
+        self.indexes = vec![twin::Choice::Absent; usize::from(self.scenario.volumes)];
         let Some(shares) = self.start_until_up(false)? else { return Ok(()) };
         let damaged = self.check_recoveries(&shares)?;
         self.verify(&shares, damaged)?;
@@ -361,8 +360,13 @@ impl Run {
         let settings = self.scenario.settings();
         let volumes = self.scenario.volumes;
         let directory = PathBuf::from(DIRECTORY);
-        let prepared =
-            self.world.run_on(self.node, CoreId(0), async move { node::prepare(&directory, volumes, &settings).await });
+        let indexes = std::mem::take(&mut self.indexes);
+        let prepared = self.world.run_on(self.node, CoreId(0), async move {
+            for (volume, choice) in indexes.into_iter().enumerate() {
+                twin::power_cut(&directory.join(format!("volume-{volume}/index")), choice);
+            }
+            node::prepare(&directory, volumes, &settings).await
+        });
         let layout: Rc<Layout> = match prepared {
             Ok(Ok(layout)) => Rc::new(layout),
             Ok(Err(e)) => return Ok(Start::Refused(e.to_string())),
@@ -553,14 +557,15 @@ impl Run {
 
     /// After a power cut the index is at its last commit, the one before, or gone.
     fn lose_index(&mut self) {
-        for path in twin::paths() {
+        self.indexes.clear();
+        for volume in 0..self.scenario.volumes {
             let choice = match self.rng.below(6) {
                 0 => twin::Choice::OneBefore,
                 1 => twin::Choice::Absent,
                 _ => twin::Choice::Last,
             };
-            self.say(format_args!("index {}: {choice:?}", path.display()));
-            twin::power_cut(&path, choice);
+            self.say(format_args!("index of volume {volume}: {choice:?}"));
+            self.indexes.push(choice);
         }
     }
 
@@ -617,7 +622,11 @@ impl Run {
         let emptied =
             self.world.run_on(self.node, CoreId(0), async move { workload::empty_and_refill(&store, &load).await });
         match emptied {
-            Ok(result) => result,
+            Ok(Err(what)) => {
+                let tables: Vec<_> = shares.iter().flat_map(|s| &s.volumes).map(|(v, volume, _)| (v, volume.files())).collect();
+                Err(format!("{what}; files {tables:?}"))
+            }
+            Ok(Ok(())) => Ok(()),
             Err(stop) => Err(format!("emptying a full drive ended with {stop:?}")),
         }
     }
