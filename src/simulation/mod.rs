@@ -177,6 +177,10 @@ impl Scenario {
     /// Faults of the drive while the load runs.
     fn loaded(&self, rng: &mut Rng) -> FaultPlan {
         let mut plan = FaultPlan { capacity: self.capacity, ..FaultPlan::uneven() };
+        if rng.chance(0.3) {
+            // Reads that take as long as reclaim needs to empty, free and refill a file.
+            plan.read_latency = Duration::from_micros(60)..=Duration::from_millis(600);
+        }
         match self.faults {
             Faults::Crash | Faults::Full => {}
             Faults::Io => {
