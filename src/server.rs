@@ -4,16 +4,16 @@ use std::time::Duration;
 
 use crate::config::User;
 use crate::datadir::DataDir;
+use crate::rt::net::Claim;
 use crate::signals::Shutdown;
-use crate::startup::Address;
 
-/// All that `serve` has decided. Held until [`run`] returns: the directory's lock and the address
-/// are released with it.
+/// All that `serve` has decided. `data` must live until [`run`] returns: it holds the lock of the
+/// directory.
 #[derive(Debug)]
 pub struct Config {
     pub data: DataDir,
-    /// The cores bind [`Address::address`] with SO_REUSEPORT, one socket each.
-    pub listen: Address,
+    /// One core listens on it; the others bind its address.
+    pub listen: Claim,
     /// Threads to run; also the number of volumes if this start formats.
     pub cores: usize,
     /// CPUs to pin them to, in order; fewer than `cores` when told to run more than there are.
