@@ -134,8 +134,8 @@ fn inspect(_dir: &Path) -> Result<(), String> {
     Err("inspect: not in this build".to_owned())
 }
 
-fn sim(_arguments: Vec<String>) -> Result<(), String> {
-    Err("sim: not in this build".to_owned())
+fn sim(arguments: Vec<String>) -> Result<(), String> {
+    crate::simulation::command::main(arguments)
 }
 
 // ---- serve ------------------------------------------------------------------------------------

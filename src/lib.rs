@@ -20,5 +20,6 @@ pub mod rt;
 pub mod s3;
 pub mod server;
 pub mod signals;
+pub mod simulation;
 pub mod startup;
 pub mod volume;

@@ -185,7 +185,8 @@ impl Head {
             ));
         }
         let method = Method::parse(token);
-        if !target.starts_with('/') && !(method == Method::Options && target == "*") {
+        let whole_server = method == Method::Options && target == "*";
+        if !(target.starts_with('/') || whole_server) {
             return Err(HeadError::Malformed("the request target must start with /"));
         }
         let method_token = place(token.as_bytes());

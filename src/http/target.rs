@@ -63,10 +63,13 @@ fn nibble(digit: u8) -> Result<u8, BadTarget> {
     }
 }
 
+/// Name and value.
+type Pair<'a> = (Cow<'a, [u8]>, Cow<'a, [u8]>);
+
 /// The pairs of a query, decoded, in the order they were sent.
 #[derive(Clone, Debug, Default)]
 pub struct Query<'a> {
-    pairs: Vec<(Cow<'a, [u8]>, Cow<'a, [u8]>)>,
+    pairs: Vec<Pair<'a>>,
 }
 
 impl<'a> Query<'a> {

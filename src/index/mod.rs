@@ -48,6 +48,7 @@ mod merge;
 mod tests;
 pub mod twin;
 
+use crate::rt::offload;
 use smallvec::SmallVec;
 use std::cell::RefCell;
 use std::path::Path;
@@ -465,11 +466,3 @@ impl Index {
     }
 }
 
-/// Runs `f` on a helper thread. Stands in for `rt::offload` until that is merged.
-async fn offload<T: Send + 'static>(f: impl FnOnce() -> T + Send + 'static) -> T {
-    let (done, result) = futures_channel::oneshot::channel();
-    std::thread::spawn(move || {
-        let _ = done.send(f());
-    });
-    result.await.expect("the helper thread has panicked")
-}

@@ -43,6 +43,8 @@ const NIL: u32 = u32::MAX;
 struct Memory {
     base: NonNull<u8>,
     len: usize,
+    /// From the start of the allocation to `base`.
+    skip: usize,
     mapped: bool,
     huge: bool,
 }
@@ -53,20 +55,30 @@ unsafe impl Send for Memory {}
 unsafe impl Sync for Memory {}
 
 impl Memory {
-    /// From the allocator. Untouched pages cost nothing, which suits simulations of many cores.
+    /// From the allocator. Untouched pages cost nothing, which suits simulations of many cores: the
+    /// library zeroes by calloc (fresh pages from the kernel above 32 MiB) only what asks for no
+    /// alignment, and by memset what does; so we align by hand.
     fn heap(len: usize) -> Memory {
-        let layout = std::alloc::Layout::from_size_align(len, ALIGN).expect("a sane size");
-        // SAFETY: `len` is not zero (checked by the callers' rounding up).
+        let layout = Memory::heap_layout(len);
+        // SAFETY: the layout's size is not zero.
         let p = unsafe { std::alloc::alloc_zeroed(layout) };
-        let Some(base) = NonNull::new(p) else {
+        let Some(start) = NonNull::new(p) else {
             std::alloc::handle_alloc_error(layout)
         };
+        let skip = p.addr().next_multiple_of(ALIGN) - p.addr();
+        // SAFETY: `skip < ALIGN`, and the allocation is that much larger than `len`.
+        let base = unsafe { start.add(skip) };
         Memory {
             base,
             len,
+            skip,
             mapped: false,
             huge: false,
         }
+    }
+
+    fn heap_layout(len: usize) -> std::alloc::Layout {
+        std::alloc::Layout::array::<u8>(len + ALIGN).expect("a sane size")
     }
 
     /// A mapping of its own, aligned to huge pages and advised to use them.
@@ -105,6 +117,7 @@ impl Memory {
             Ok(Memory {
                 base: NonNull::new_unchecked(base),
                 len,
+                skip: 0,
                 mapped: true,
                 huge,
             })
@@ -118,11 +131,11 @@ impl Drop for Memory {
             // SAFETY: `mapped` made exactly this mapping, and the last buffer is gone.
             unsafe { libc::munmap(self.base.as_ptr().cast(), self.len) };
         } else {
-            // SAFETY: `heap` allocated it with this layout.
+            // SAFETY: `heap` allocated it with this layout, `skip` bytes before `base`.
             unsafe {
                 std::alloc::dealloc(
-                    self.base.as_ptr(),
-                    std::alloc::Layout::from_size_align_unchecked(self.len, ALIGN),
+                    self.base.as_ptr().sub(self.skip),
+                    Memory::heap_layout(self.len),
                 );
             }
         }
@@ -380,6 +393,12 @@ impl Pool {
         })
     }
 
+    /// The arena begins with its largest run: the largest power of two that fits.
+    fn can_ever_serve(&self, len: usize) -> bool {
+        let blocks = self.capacity() / BUF_SIZE_MIN;
+        order_of(len).is_some_and(|order| 1 << order <= blocks)
+    }
+
     fn free(&self, block: u32) {
         self.lists.borrow_mut().free(block);
         if !self.waiters.is_empty() {
@@ -471,7 +490,8 @@ impl Buf {
         })
     }
 
-    /// Waits for the pool, first come, first served. Panics if `len` can never be served.
+    /// Waits for the pool, first come, first served. Panics if `len` is more than the pool's memory
+    /// could ever serve. (The driver keeps some of it for receiving: count on half.)
     pub async fn alloc(len: usize) -> Buf {
         struct Place(Option<u64>);
         impl Drop for Place {
@@ -496,7 +516,7 @@ impl Buf {
                 };
                 let pool = core.pool();
                 assert!(
-                    len <= BUF_SIZE_MAX.min(pool.capacity()),
+                    pool.can_ever_serve(len),
                     "a buffer of {len} bytes can never be had from this pool"
                 );
                 let first = match place.0 {
@@ -725,6 +745,14 @@ mod tests {
         core.enter(|| drop(held));
         settle(&core);
         assert_eq!(*order.borrow(), [0, 1]);
+    }
+
+    #[test]
+    fn what_can_never_be_had_is_refused() {
+        let pool = Pool::heap((12 << 20) + 8192);
+        assert!(pool.can_ever_serve(8 << 20));
+        assert!(!pool.can_ever_serve((8 << 20) + 1));
+        assert!(!Pool::heap(64 << 20).can_ever_serve(BUF_SIZE_MAX + 1));
     }
 
     #[test]

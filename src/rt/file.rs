@@ -471,11 +471,10 @@ fn blocking(call: &FsCall) -> io::Result<FsReply> {
             loop {
                 // SAFETY: the path is a C string; the result, if not negative, is a new descriptor.
                 match check(unsafe { libc::open(path.as_ptr(), flags, 0o640) }) {
-                    // SAFETY: nobody else knows the new descriptor.
                     Ok(fd) => {
-                        return Ok(FsReply::Opened(RawFile::Fd(unsafe {
-                            OwnedFd::from_raw_fd(fd)
-                        })));
+                        // SAFETY: nobody else knows the new descriptor.
+                        let fd = unsafe { OwnedFd::from_raw_fd(fd) };
+                        return Ok(FsReply::Opened(RawFile::Fd(fd)));
                     }
                     Err(e) if e.kind() == io::ErrorKind::Interrupted => {}
                     Err(e) => return Err(e),

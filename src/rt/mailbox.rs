@@ -290,7 +290,8 @@ mod tests {
         let mut mesh = mesh::<u32>(2, 4);
         let (b, a) = (mesh.pop().unwrap(), mesh.pop().unwrap());
         // Near the end of the counters, so that they wrap as well.
-        for ring in [&a.to[1].0] {
+        {
+            let ring = &a.to[1].0;
             ring.head.0.store(u32::MAX - 5, Ordering::Relaxed);
             ring.tail.0.store(u32::MAX - 5, Ordering::Relaxed);
         }

@@ -372,12 +372,7 @@ impl TcpStream {
     }
 
     /// As [`Self::recv`], into `buf[at..to]`: what comes behind stays in the socket.
-    pub async fn recv_upto(
-        &self,
-        mut buf: Buf,
-        at: usize,
-        to: usize,
-    ) -> (io::Result<usize>, Buf) {
+    pub async fn recv_upto(&self, mut buf: Buf, at: usize, to: usize) -> (io::Result<usize>, Buf) {
         assert!(at < to && to <= buf.capacity(), "no room to receive into");
         if self.inner.waiting.get().is_some() {
             // Finish what an abandoned `recv_ready` began.

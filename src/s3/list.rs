@@ -78,7 +78,9 @@ impl<'a> List<'a> {
     pub fn request(&self) -> Option<ListRequest> {
         (self.max_keys > 0 && self.prefix.len() <= KEY_SIZE_MAX).then(|| ListRequest {
             prefix: self.prefix.as_bytes().to_vec(),
-            delimiter: self.delimiter.map(|delimiter| delimiter.as_bytes().to_vec()),
+            delimiter: self
+                .delimiter
+                .map(|delimiter| delimiter.as_bytes().to_vec()),
             after: self.after.clone(),
             max_keys: self.max_keys,
         })
@@ -94,7 +96,8 @@ impl<'a> List<'a> {
             }
         };
         let mut xml = Document::new("ListBucketResult");
-        xml.leaf("Name", &bucket.name).leaf("Prefix", &url(self.prefix.as_bytes()));
+        xml.leaf("Name", &bucket.name)
+            .leaf("Prefix", &url(self.prefix.as_bytes()));
         if let Some(start_after) = self.start_after {
             xml.leaf("StartAfter", &url(start_after.as_bytes()));
         }
@@ -122,11 +125,16 @@ impl<'a> List<'a> {
                     if self.fetch_owner {
                         owner(&mut xml, &object.owner, users);
                     }
-                    xml.leaf("StorageClass", object.storage_class.as_deref().unwrap_or("STANDARD"))
-                        .close("Contents");
+                    xml.leaf(
+                        "StorageClass",
+                        object.storage_class.as_deref().unwrap_or("STANDARD"),
+                    )
+                    .close("Contents");
                 }
                 ListEntry::Prefix(prefix) => {
-                    xml.open("CommonPrefixes").leaf("Prefix", &url(prefix)).close("CommonPrefixes");
+                    xml.open("CommonPrefixes")
+                        .leaf("Prefix", &url(prefix))
+                        .close("CommonPrefixes");
                 }
             }
         }
@@ -148,7 +156,10 @@ pub fn text<'a>(query: &'a Query<'_>, name: &'static str) -> S3Result<Option<&'a
     };
     match std::str::from_utf8(value) {
         Ok(text) if !text.contains('\0') => Ok(Some(text)),
-        _ => Err(S3Error::invalid_argument("The value must be UTF-8 without NUL.", name)),
+        _ => Err(S3Error::invalid_argument(
+            "The value must be UTF-8 without NUL.",
+            name,
+        )),
     }
 }
 
@@ -189,8 +200,15 @@ mod tests {
                 storage_class: None,
             })
         };
-        let entries = vec![object("a b+c&<\u{1}"), ListEntry::Prefix(b"d/\xc3\xa9/".to_vec())];
-        ListPage { entries, truncated: true, next_after: b"d/\xc3\xa9/".to_vec() }
+        let entries = vec![
+            object("a b+c&<\u{1}"),
+            ListEntry::Prefix(b"d/\xc3\xa9/".to_vec()),
+        ];
+        ListPage {
+            entries,
+            truncated: true,
+            next_after: b"d/\xc3\xa9/".to_vec(),
+        }
     }
 
     fn bucket() -> BucketInfo {
@@ -206,12 +224,17 @@ mod tests {
     fn document(raw: &str) -> Vec<(String, String)> {
         let query = Query::parse(raw.as_bytes()).unwrap();
         let users = Users::new("us-east-1", []);
-        let bytes = List::parse(&query).unwrap().document(&bucket(), &page(), &users);
+        let bytes = List::parse(&query)
+            .unwrap()
+            .document(&bucket(), &page(), &users);
         leaves(&bytes, "ListBucketResult").unwrap()
     }
 
     fn get<'a>(document: &'a [(String, String)], name: &str) -> Option<&'a str> {
-        document.iter().find(|(found, _)| found == name).map(|(_, value)| value.as_str())
+        document
+            .iter()
+            .find(|(found, _)| found == name)
+            .map(|(_, value)| value.as_str())
     }
 
     #[test]
@@ -222,7 +245,10 @@ mod tests {
         assert_eq!(get(&plain, "CommonPrefixes/Prefix"), Some("d/é/"));
         assert_eq!(get(&plain, "KeyCount"), Some("2"));
         assert_eq!(get(&plain, "MaxKeys"), Some("1000"));
-        assert_eq!(get(&plain, "Contents/LastModified"), Some("2013-05-24T00:00:00.123Z"));
+        assert_eq!(
+            get(&plain, "Contents/LastModified"),
+            Some("2013-05-24T00:00:00.123Z")
+        );
         assert_eq!(get(&plain, "Contents/Owner/ID"), None);
         let encoded = document("list-type=2&encoding-type=url&fetch-owner=true&max-keys=7");
         assert_eq!(get(&encoded, "Contents/Key"), Some("a%20b%2Bc%26%3C%01"));
@@ -240,18 +266,37 @@ mod tests {
     fn parameters_are_checked() {
         let parse = |raw: &str| {
             let query = Query::parse(raw.as_bytes()).unwrap();
-            List::parse(&query).map(|list| list.request()).map_err(|error| error.code)
+            List::parse(&query)
+                .map(|list| list.request())
+                .map_err(|error| error.code)
         };
         for bad in [
-            "max-keys=-1", "max-keys=a", "encoding-type=xml", "prefix=%ff", "prefix=a%00",
-            "start-after=%00", "delimiter=%00", "continuation-token=!", "continuation-token=",
+            "max-keys=-1",
+            "max-keys=a",
+            "encoding-type=xml",
+            "prefix=%ff",
+            "prefix=a%00",
+            "start-after=%00",
+            "delimiter=%00",
+            "continuation-token=!",
+            "continuation-token=",
             "continuation-token=AA",
         ] {
             assert_eq!(parse(bad).err(), Some(Code::InvalidArgument), "{bad}");
         }
-        assert_eq!(parse("max-keys=99999999999999999999").unwrap().unwrap().max_keys, PAGE_KEYS_MAX);
+        assert_eq!(
+            parse("max-keys=99999999999999999999")
+                .unwrap()
+                .unwrap()
+                .max_keys,
+            PAGE_KEYS_MAX
+        );
         assert!(parse("max-keys=0").unwrap().is_none());
-        assert!(parse(&format!("prefix={}", "a".repeat(KEY_SIZE_MAX + 1))).unwrap().is_none());
+        assert!(
+            parse(&format!("prefix={}", "a".repeat(KEY_SIZE_MAX + 1)))
+                .unwrap()
+                .is_none()
+        );
         let long = format!("start-after={}", "a".repeat(KEY_SIZE_MAX + 9));
         assert_eq!(parse(&long).unwrap().unwrap().after.len(), KEY_SIZE_MAX);
         assert_eq!(parse("delimiter=").unwrap().unwrap().delimiter, None);

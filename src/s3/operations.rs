@@ -64,14 +64,24 @@ pub struct Answer<R> {
 
 impl<R> Answer<R> {
     fn empty(status: u16) -> Self {
-        let content = if status == 204 { Content::None } else { Content::Bytes(Vec::new()) };
-        Self { head: ResponseHead::new(status), content }
+        let content = if status == 204 {
+            Content::None
+        } else {
+            Content::Bytes(Vec::new())
+        };
+        Self {
+            head: ResponseHead::new(status),
+            content,
+        }
     }
 
     fn xml(bytes: Vec<u8>) -> Self {
         let mut head = ResponseHead::new(200);
         head.field("content-type", "application/xml");
-        Self { head, content: Content::Bytes(bytes) }
+        Self {
+            head,
+            content: Content::Bytes(bytes),
+        }
     }
 }
 
@@ -116,7 +126,11 @@ pub async fn run<S: ObjectStore, B: Upload>(
             let list = List::parse(request.query)?;
             let page = match list.request() {
                 Some(request) => store.list(&bucket, request).await?,
-                None => ListPage { entries: Vec::new(), truncated: false, next_after: Vec::new() },
+                None => ListPage {
+                    entries: Vec::new(),
+                    truncated: false,
+                    next_after: Vec::new(),
+                },
             };
             Ok(Answer::xml(list.document(&bucket, &page, users)))
         }
@@ -190,9 +204,11 @@ async fn list_buckets<S: ObjectStore>(
     let prefix = text(query, "prefix")?;
     let max = match text(query, "max-buckets")? {
         None => usize::MAX,
-        Some(value) => parse_count(value).filter(|max| (1..=MAX_BUCKETS).contains(max)).ok_or_else(
-            || S3Error::invalid_argument("max-buckets must be from 1 to 10000", "max-buckets"),
-        )?,
+        Some(value) => parse_count(value)
+            .filter(|max| (1..=MAX_BUCKETS).contains(max))
+            .ok_or_else(|| {
+                S3Error::invalid_argument("max-buckets must be from 1 to 10000", "max-buckets")
+            })?,
     };
     let after = match text(query, "continuation-token")? {
         None => Vec::new(),
@@ -237,25 +253,38 @@ async fn create_bucket<S: ObjectStore>(
     request: Request<'_>,
     document: &[u8],
 ) -> S3Result<Answer<S::Reader>> {
-    let Request { head, user, resource, .. } = request;
+    let Request {
+        head,
+        user,
+        resource,
+        ..
+    } = request;
     let name = &resource.bucket;
     if !is_bucket_name(name) {
         return Err(S3Error::from(Code::InvalidBucketName).with("BucketName", name.clone()));
     }
     only(head, "x-amz-acl", &["private"])?;
     only(head, "x-amz-object-ownership", &["BucketOwnerEnforced"])?;
-    only(head, "x-amz-bucket-object-lock-enabled", &["false", "False"])?;
+    only(
+        head,
+        "x-amz-bucket-object-lock-enabled",
+        &["false", "False"],
+    )?;
     if !document.is_empty() {
         let found = leaves(document, "CreateBucketConfiguration")
             .map_err(|_| S3Error::from(Code::MalformedXML))?;
         for (element, value) in found {
             if element != "LocationConstraint" {
-                return Err(S3Error::not_implemented(format!("{element:?} of a new bucket is not implemented.")));
+                return Err(S3Error::not_implemented(format!(
+                    "{element:?} of a new bucket is not implemented."
+                )));
             }
             if !value.is_empty() && value != users.region() {
                 return Err(S3Error::new(
                     Code::IllegalLocationConstraintException,
-                    format!("The {value:?} location constraint is incompatible with this store's region."),
+                    format!(
+                        "The {value:?} location constraint is incompatible with this store's region."
+                    ),
                 ));
             }
         }
@@ -281,7 +310,9 @@ fn only(head: &Head, name: &'static str, fine: &[&str]) -> S3Result<()> {
     match head.single(name)? {
         None => Ok(()),
         Some(value) if fine.iter().any(|fine| fine.as_bytes() == value) => Ok(()),
-        Some(_) => Err(S3Error::not_implemented(format!("This value of {name} is not implemented."))),
+        Some(_) => Err(S3Error::not_implemented(format!(
+            "This value of {name} is not implemented."
+        ))),
     }
 }
 
@@ -302,13 +333,20 @@ async fn put_object<S: ObjectStore, B: Upload>(
     only(head, "x-amz-acl", &["private", "bucket-owner-full-control"])?;
     let headers = object_headers(head, &request.user.id)?;
     let bucket = bucket(store, request).await?;
-    let done = store.put(&bucket, &request.resource.key, headers, body).await?;
+    let done = store
+        .put(&bucket, &request.resource.key, headers, body)
+        .await?;
     // The pair of the check in the store: what was not verified must not have become visible.
-    assert!(body.is_verified(), "a put was committed before its body was verified");
+    assert!(
+        body.is_verified(),
+        "a put was committed before its body was verified"
+    );
     let mut answer = Answer::empty(200);
     answer.head.field("etag", format!("\"{}\"", done.etag));
     if let Some(checksum) = body.checksum() {
-        answer.head.field(checksum.algorithm.header(), checksum.base64());
+        answer
+            .head
+            .field(checksum.algorithm.header(), checksum.base64());
         answer.head.field("x-amz-checksum-type", "FULL_OBJECT");
     }
     Ok(answer)
@@ -393,14 +431,21 @@ fn choose(request: Request<'_>, info: &ObjectInfo) -> S3Result<Chosen> {
         }
         let mut head = ResponseHead::new(304);
         describe(&mut head, info, request.query, true)?;
-        return Ok(Chosen { head, start: 0, end: 0 });
+        return Ok(Chosen {
+            head,
+            start: 0,
+            end: 0,
+        });
     }
     let range = chosen_range(request.head, &info.etag, info.modified_ms, info.size)?;
     let mut head = ResponseHead::new(if range.is_some() { 206 } else { 200 });
     describe(&mut head, info, request.query, false)?;
     head.field("accept-ranges", "bytes");
     if let Some((start, end)) = range {
-        head.field("content-range", format!("bytes {start}-{}/{}", end - 1, info.size));
+        head.field(
+            "content-range",
+            format!("bytes {start}-{}/{}", end - 1, info.size),
+        );
     }
     let (start, end) = range.unwrap_or((0, info.size));
     Ok(Chosen { head, start, end })
@@ -415,15 +460,32 @@ fn describe(
 ) -> S3Result<()> {
     let headers = &info.headers;
     let described: [(&str, &'static str, Option<&str>); 6] = [
-        ("cache-control", "response-cache-control", headers.cache_control.as_deref()),
+        (
+            "cache-control",
+            "response-cache-control",
+            headers.cache_control.as_deref(),
+        ),
         ("expires", "response-expires", headers.expires.as_deref()),
         (
             "content-type",
             "response-content-type",
-            Some(headers.content_type.as_deref().unwrap_or("binary/octet-stream")),
+            Some(
+                headers
+                    .content_type
+                    .as_deref()
+                    .unwrap_or("binary/octet-stream"),
+            ),
         ),
-        ("content-encoding", "response-content-encoding", headers.content_encoding.as_deref()),
-        ("content-language", "response-content-language", headers.content_language.as_deref()),
+        (
+            "content-encoding",
+            "response-content-encoding",
+            headers.content_encoding.as_deref(),
+        ),
+        (
+            "content-language",
+            "response-content-language",
+            headers.content_language.as_deref(),
+        ),
         (
             "content-disposition",
             "response-content-disposition",
@@ -435,7 +497,10 @@ fn describe(
     for (name, parameter, stored) in described {
         let chosen = text(query, parameter)?;
         if chosen.is_some_and(|value| value.chars().any(char::is_control)) {
-            return Err(S3Error::invalid_argument("The value cannot be a header's.", parameter));
+            return Err(S3Error::invalid_argument(
+                "The value cannot be a header's.",
+                parameter,
+            ));
         }
         // RFC 9110, 15.4.5: a 304 has only what a cache needs.
         let wanted = !not_modified || matches!(name, "cache-control" | "expires");
@@ -457,7 +522,10 @@ fn describe(
 fn with_key(error: impl Into<S3Error>, request: Request<'_>) -> S3Error {
     let error = error.into();
     if error.code == Code::NoSuchKey {
-        return error.with("Key", String::from_utf8_lossy(&request.resource.key).into_owned());
+        return error.with(
+            "Key",
+            String::from_utf8_lossy(&request.resource.key).into_owned(),
+        );
     }
     error
 }
@@ -473,7 +541,10 @@ async fn get_object<S: ObjectStore>(
         .map_err(|error| with_key(error, request))?;
     let Chosen { head, start, end } = choose(request, reader.info())?;
     if head.status == 304 {
-        return Ok(Answer { head, content: Content::None });
+        return Ok(Answer {
+            head,
+            content: Content::None,
+        });
     }
     let content = if start == end {
         Content::Bytes(Vec::new())
@@ -493,11 +564,18 @@ async fn head_object<S: ObjectStore>(
         .head(&bucket, &request.resource.key)
         .await
         .map_err(|error| with_key(error, request))?;
-    let Chosen { mut head, start, end } = choose(request, &info)?;
+    let Chosen {
+        mut head,
+        start,
+        end,
+    } = choose(request, &info)?;
     if head.status != 304 {
         head.number("content-length", end - start);
     }
-    Ok(Answer { head, content: Content::None })
+    Ok(Answer {
+        head,
+        content: Content::None,
+    })
 }
 
 /// The answer that tells of an error. `resource` is the raw path; HEAD has no body.
@@ -509,7 +587,10 @@ pub fn error_answer<R>(
 ) -> Answer<R> {
     let mut head = ResponseHead::new(error.code.status());
     if error.code == Code::InvalidRange
-        && let Some((_, size)) = error.details.iter().find(|(name, _)| *name == "ActualObjectSize")
+        && let Some((_, size)) = error
+            .details
+            .iter()
+            .find(|(name, _)| *name == "ActualObjectSize")
     {
         head.field("content-range", format!("bytes */{size}"));
     }
@@ -517,10 +598,14 @@ pub fn error_answer<R>(
         head.field("retry-after", "1");
     }
     if is_head || error.code.status() == 304 {
-        return Answer { head, content: Content::None };
+        return Answer {
+            head,
+            content: Content::None,
+        };
     }
     let mut xml = Document::error();
-    xml.leaf("Code", error.code.name()).leaf("Message", &error.message);
+    xml.leaf("Code", error.code.name())
+        .leaf("Message", &error.message);
     for (name, value) in &error.details {
         xml.leaf(name, value);
     }
@@ -528,5 +613,8 @@ pub fn error_answer<R>(
         .leaf("RequestId", request_id)
         .leaf("HostId", request_id);
     head.field("content-type", "application/xml");
-    Answer { head, content: Content::Bytes(xml.finish("Error")) }
+    Answer {
+        head,
+        content: Content::Bytes(xml.finish("Error")),
+    }
 }

@@ -581,6 +581,72 @@ pub(super) mod tests {
             .0
     }
 
+    fn signature(
+        head: &Head,
+        names: &str,
+        access_key: &str,
+        secret: &str,
+        region: &str,
+        time: &str,
+        presigned: bool,
+    ) -> (String, String) {
+        let scope = format!("{}/{region}/s3/aws4_request", &time[..8]);
+        let query = Query::parse(head.raw_query()).expect("a query");
+        let declared = head
+            .first("x-amz-content-sha256")
+            .unwrap_or(b"UNSIGNED-PAYLOAD");
+        let canonical = canonical_request(head, &query, names, declared, presigned);
+        let hash = hex(&Sha256::digest(&canonical).into());
+        let key = User::root(access_key, secret, "id")
+            .signing_key(time.as_bytes()[..8].try_into().expect("a day"), region);
+        let text = format!("{ALGORITHM}\n{time}\n{scope}\n{hash}");
+        (scope, hex(&hmac(&key, text.as_bytes())))
+    }
+
+    /// Signs a head that has no final empty line yet: all that must be signed, and closes it.
+    pub fn sign(text: &str, access_key: &str, secret: &str, region: &str) -> String {
+        let mut scanned = 0;
+        let whole = format!("{text}\r\n");
+        let (head, _) = Head::take(whole.as_bytes(), &mut scanned)
+            .expect("a head")
+            .expect("whole");
+        let mut names: Vec<&str> = head
+            .fields()
+            .map(|(name, _)| name)
+            .filter(|name| *name == "host" || name.starts_with("x-amz-"))
+            .collect();
+        names.sort_unstable();
+        names.dedup();
+        let names = names.join(";");
+        let time = String::from_utf8(head.first("x-amz-date").expect("a date").to_vec()).unwrap();
+        let (scope, signature) = signature(&head, &names, access_key, secret, region, &time, false);
+        format!(
+            "{text}Authorization: {ALGORITHM} Credential={access_key}/{scope}, \
+             SignedHeaders={names}, Signature={signature}\r\n\r\n"
+        )
+    }
+
+    /// A presigned target, for the host 127.0.0.1 and one hour.
+    pub fn presign(
+        method: &str,
+        target: &str,
+        access_key: &str,
+        secret: &str,
+        region: &str,
+        unix_ms: u64,
+    ) -> String {
+        let time = date::basic(unix_ms);
+        let mark = if target.contains('?') { '&' } else { '?' };
+        let target = format!(
+            "{target}{mark}X-Amz-Algorithm={ALGORITHM}&X-Amz-Credential={access_key}%2F{}%2F{region}\
+             %2Fs3%2Faws4_request&X-Amz-Date={time}&X-Amz-Expires=3600&X-Amz-SignedHeaders=host",
+            &time[..8]
+        );
+        let head = head(&format!("{method} {target} HTTP/1.1\nHost: 127.0.0.1"));
+        let (_, signature) = signature(&head, "host", access_key, secret, region, &time, true);
+        format!("{target}&X-Amz-Signature={signature}")
+    }
+
     fn check(text: &str, now: i64) -> Result<Payload, Code> {
         let head = head(text);
         let query = Query::parse(head.raw_query()).expect("a query");

@@ -24,8 +24,10 @@ pub struct User {
     secret_key: String,
     /// Signing keys by day, latest first. They depend on secret, day, region and service, and the
     /// last two are the same for all requests that get this far.
-    signing: RefCell<SmallVec<[(Day, [u8; 32]); 2]>>,
+    signing: RefCell<SmallVec<[SigningKey; 2]>>,
 }
+
+type SigningKey = (Day, [u8; 32]);
 
 /// `yyyymmdd`
 pub type Day = [u8; 8];

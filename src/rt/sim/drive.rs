@@ -27,7 +27,8 @@ pub struct FaultPlan {
     pub read_error: f64,
     /// A write fails with EIO after a prefix of its sectors.
     pub write_error: f64,
-    /// A sync fails with EIO and drops what it should have flushed; see [`super::disk`].
+    /// A sync fails with EIO and drops what it should have flushed; see [`super::disk`]. A failed
+    /// directory sync leaves its changes as they were: unflushed.
     pub sync_error: f64,
     /// A write lands at another place of its file and reports success.
     pub misdirected: f64,
@@ -196,7 +197,7 @@ impl Drive {
         };
         while next <= now {
             self.rotted += u64::from(self.disk.rot(&mut self.rot).is_some());
-            next = next + draw(&mut self.rot, &(Duration::from_nanos(1)..=mean * 2));
+            next += draw(&mut self.rot, &(Duration::from_nanos(1)..=mean * 2));
         }
         self.rot_next = Some(next);
     }

@@ -1,0 +1,259 @@
+//! Objects in memory: what the tests of this layer store into.
+
+use crate::object::{
+    Body, BucketId, BucketInfo, Etag, ListEntry, ListPage, ListRequest, ListedObject,
+    ObjectHeaders, ObjectInfo, ObjectStore, PutDone, ReadObject, StoreError,
+};
+use crate::rt::Buf;
+use md5::{Digest, Md5};
+use std::cell::{Cell, RefCell};
+use std::collections::BTreeMap;
+use std::rc::Rc;
+
+/// Size of the pieces in which bodies are read and objects given.
+const PIECE_SIZE: usize = 64 * 1024;
+
+type Objects = BTreeMap<Vec<u8>, (ObjectInfo, Rc<Vec<u8>>)>;
+
+#[derive(Default)]
+struct State {
+    buckets: RefCell<BTreeMap<String, (BucketInfo, Objects)>>,
+    next_id: Cell<u64>,
+    /// Readers fail behind that many bytes.
+    break_after: Cell<Option<u64>>,
+}
+
+#[derive(Clone, Default)]
+pub struct MemoryStore {
+    state: Rc<State>,
+}
+
+impl MemoryStore {
+    pub fn break_after(&self, bytes: Option<u64>) {
+        self.state.break_after.set(bytes);
+    }
+
+    fn with<T>(
+        &self,
+        bucket: &BucketInfo,
+        f: impl FnOnce(&mut Objects) -> Result<T, StoreError>,
+    ) -> Result<T, StoreError> {
+        match self.state.buckets.borrow_mut().get_mut(&bucket.name) {
+            Some((info, objects)) if info.id == bucket.id => f(objects),
+            _ => Err(StoreError::NoSuchBucket),
+        }
+    }
+
+    pub fn object(&self, bucket: &str, key: &str) -> Option<(ObjectInfo, Vec<u8>)> {
+        let buckets = self.state.buckets.borrow();
+        let (info, bytes) = buckets.get(bucket)?.1.get(key.as_bytes())?;
+        Some((info.clone(), bytes.to_vec()))
+    }
+}
+
+pub struct MemoryReader {
+    info: ObjectInfo,
+    bytes: Rc<Vec<u8>>,
+    at: usize,
+    end: usize,
+    break_at: u64,
+}
+
+impl ReadObject for MemoryReader {
+    fn info(&self) -> &ObjectInfo {
+        &self.info
+    }
+
+    fn range(&mut self, start: u64, end: u64) {
+        (self.at, self.end) = (start as usize, end as usize);
+    }
+
+    async fn next(&mut self) -> Result<Option<Buf>, StoreError> {
+        if self.at as u64 >= self.break_at {
+            return Err(StoreError::Unreadable {
+                what: "a test".to_owned(),
+            });
+        }
+        let count = PIECE_SIZE.min(self.end - self.at);
+        if count == 0 {
+            return Ok(None);
+        }
+        let mut buf = Buf::alloc(count).await;
+        buf.set_len(count);
+        buf.copy_from_slice(&self.bytes[self.at..self.at + count]);
+        self.at += count;
+        Ok(Some(buf))
+    }
+}
+
+impl ObjectStore for MemoryStore {
+    type Reader = MemoryReader;
+
+    async fn create_bucket(
+        &self,
+        name: &str,
+        owner: &str,
+        region: &str,
+    ) -> Result<BucketInfo, StoreError> {
+        let mut buckets = self.state.buckets.borrow_mut();
+        if let Some((info, _)) = buckets.get(name) {
+            return Err(StoreError::BucketAlreadyExists {
+                owner: info.owner.clone(),
+            });
+        }
+        self.state.next_id.set(self.state.next_id.get() + 1);
+        let info = BucketInfo {
+            name: name.to_owned(),
+            id: BucketId(self.state.next_id.get()),
+            owner: owner.to_owned(),
+            created_ms: 1_369_353_600_000,
+            region: region.to_owned(),
+        };
+        buckets.insert(name.to_owned(), (info.clone(), Objects::new()));
+        Ok(info)
+    }
+
+    async fn bucket(&self, name: &str) -> Result<BucketInfo, StoreError> {
+        let buckets = self.state.buckets.borrow();
+        buckets
+            .get(name)
+            .map(|(info, _)| info.clone())
+            .ok_or(StoreError::NoSuchBucket)
+    }
+
+    async fn buckets(&self) -> Result<Vec<BucketInfo>, StoreError> {
+        Ok(self
+            .state
+            .buckets
+            .borrow()
+            .values()
+            .map(|(info, _)| info.clone())
+            .collect())
+    }
+
+    async fn delete_bucket(&self, name: &str) -> Result<(), StoreError> {
+        let mut buckets = self.state.buckets.borrow_mut();
+        match buckets.get(name) {
+            None => Err(StoreError::NoSuchBucket),
+            Some((_, objects)) if !objects.is_empty() => Err(StoreError::BucketNotEmpty),
+            Some(_) => {
+                buckets.remove(name);
+                Ok(())
+            }
+        }
+    }
+
+    async fn put<B: Body>(
+        &self,
+        bucket: &BucketInfo,
+        key: &[u8],
+        headers: ObjectHeaders,
+        body: &mut B,
+    ) -> Result<PutDone, StoreError> {
+        let mut bytes = Vec::new();
+        loop {
+            let mut buf = Buf::alloc(PIECE_SIZE).await;
+            // An odd beginning, so that fills do not happen to be aligned.
+            let (back, end) = body.fill(buf, 7, PIECE_SIZE).await?;
+            buf = back;
+            bytes.extend_from_slice(&buf.whole_mut()[7..end]);
+            if end < PIECE_SIZE {
+                break;
+            }
+        }
+        assert_eq!(bytes.len() as u64, body.length());
+        body.finish().await?;
+        let etag = Etag(Md5::digest(&bytes).into());
+        let info = ObjectInfo {
+            size: bytes.len() as u64,
+            etag,
+            modified_ms: crate::rt::unix_ms(),
+            headers,
+        };
+        self.with(bucket, |objects| {
+            objects.insert(key.to_vec(), (info, Rc::new(bytes)));
+            Ok(PutDone { etag })
+        })
+    }
+
+    async fn head(&self, bucket: &BucketInfo, key: &[u8]) -> Result<ObjectInfo, StoreError> {
+        self.with(bucket, |objects| {
+            objects
+                .get(key)
+                .map(|(info, _)| info.clone())
+                .ok_or(StoreError::NoSuchKey)
+        })
+    }
+
+    async fn get(&self, bucket: &BucketInfo, key: &[u8]) -> Result<MemoryReader, StoreError> {
+        let break_at = self.state.break_after.get().unwrap_or(u64::MAX);
+        self.with(bucket, |objects| {
+            let (info, bytes) = objects.get(key).cloned().ok_or(StoreError::NoSuchKey)?;
+            Ok(MemoryReader {
+                end: bytes.len(),
+                info,
+                bytes,
+                at: 0,
+                break_at,
+            })
+        })
+    }
+
+    async fn delete(&self, bucket: &BucketInfo, key: &[u8]) -> Result<(), StoreError> {
+        self.with(bucket, |objects| {
+            objects.remove(key);
+            Ok(())
+        })
+    }
+
+    async fn list(
+        &self,
+        bucket: &BucketInfo,
+        request: ListRequest,
+    ) -> Result<ListPage, StoreError> {
+        self.with(bucket, |objects| {
+            let mut page = ListPage {
+                entries: Vec::new(),
+                truncated: false,
+                next_after: Vec::new(),
+            };
+            for (key, (info, _)) in objects.range(request.prefix.clone()..) {
+                if !key.starts_with(&request.prefix) {
+                    break;
+                }
+                let rest = &key[request.prefix.len()..];
+                let prefix = request.delimiter.as_ref().and_then(|delimiter| {
+                    let at = rest
+                        .windows(delimiter.len())
+                        .position(|part| part == delimiter)?;
+                    Some(key[..request.prefix.len() + at + delimiter.len()].to_vec())
+                });
+                let name = prefix.clone().unwrap_or_else(|| key.clone());
+                if name <= request.after || name == page.next_after {
+                    continue;
+                }
+                if page.entries.len() == request.max_keys {
+                    page.truncated = true;
+                    break;
+                }
+                page.next_after = name;
+                page.entries.push(match prefix {
+                    Some(prefix) => ListEntry::Prefix(prefix),
+                    None => ListEntry::Object(ListedObject {
+                        key: key.clone(),
+                        size: info.size,
+                        etag: info.etag,
+                        modified_ms: info.modified_ms,
+                        owner: info.headers.owner.clone(),
+                        storage_class: info.headers.storage_class.clone(),
+                    }),
+                });
+            }
+            Ok(page)
+        })
+    }
+
+    fn ready(&self) -> bool {
+        true
+    }
+}

@@ -1,0 +1,356 @@
+//! Connections: requests in, answers out, until one side has had enough.
+//!
+//! Order within a request: head, framing, authentication, route, headers, then the operation; the
+//! client is told to go ahead with its body when the operation first asks for it. An error before
+//! the body was read is answered at once; then a bounded amount of the body is thrown away, because
+//! closing with unread bytes makes the kernel send a reset that can overtake the answer.
+
+use crate::http::head::{Head, Method};
+use crate::http::response::ResponseHead;
+use crate::http::target::Query;
+use crate::object::{ObjectStore, ReadObject};
+use crate::rt::sync::{Notify, Semaphore};
+use crate::rt::{self, Buf, TcpListener, TcpStream, now, sleep, spawn, timeout, unix_ms};
+use crate::s3::body::Decoder;
+use crate::s3::error::{Code, S3Error, S3Result};
+use crate::s3::headers;
+use crate::s3::names::Resource;
+use crate::s3::operations::{self, Answer, Content, Request, error_answer};
+use crate::s3::route::route;
+use crate::s3::sigv4::authenticate;
+use crate::s3::users::Users;
+use crate::s3::wire::{Leftover, NoHead, RequestBody, Wire, take_copy};
+use futures_util::future::{Either, select};
+use std::cell::Cell;
+use std::io;
+use std::net::SocketAddr;
+use std::pin::pin;
+use std::rc::Rc;
+use std::time::Duration;
+
+/// Connections of one core. An idle one costs a task and a socket, about 2 KiB; an active one up
+/// to two buffers of 32 KiB beside what its operation holds.
+pub const CONNECTIONS_MAX: usize = 4096;
+
+/// How long a connection may be idle between requests.
+const IDLE_TIME_MAX: Duration = Duration::from_secs(75);
+
+/// Unread bytes of a refused body for whose sake a connection is kept.
+const KEEP_DRAIN_MAX: u64 = 64 * 1024;
+
+/// Unread bytes that are thrown away before a connection is closed, so that a client which sends
+/// 64 MiB under a bad signature still reads its answer.
+const CLOSE_DRAIN_MAX: u64 = 128 << 20;
+const CLOSE_DRAIN_TIME_MAX: Duration = Duration::from_secs(30);
+
+/// Pause after `accept` failed, as when descriptors have run out.
+const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
+
+/// Tells the connections of a core to finish what they do and close.
+#[derive(Default)]
+pub struct Drain {
+    requested: Cell<bool>,
+    event: Notify,
+}
+
+impl Drain {
+    pub fn new() -> Self {
+        Self::default()
+    }
+
+    pub fn request(&self) {
+        self.requested.set(true);
+        self.event.notify_all();
+    }
+
+    pub fn is_requested(&self) -> bool {
+        self.requested.get()
+    }
+
+    pub async fn requested(&self) {
+        let event = self.event.notified();
+        if !self.is_requested() {
+            event.await;
+        }
+    }
+}
+
+/// What the connections of one core share.
+pub struct Context<S> {
+    pub store: S,
+    pub users: Users,
+    /// Domains whose subdomains are buckets; lower case.
+    pub domains: Vec<String>,
+    pub connections_max: usize,
+    pub drain: Drain,
+}
+
+impl<S> Context<S> {
+    pub fn new(store: S, users: Users, domains: Vec<String>) -> Self {
+        let domains = domains
+            .into_iter()
+            .map(|domain| domain.to_ascii_lowercase())
+            .collect();
+        Self {
+            store,
+            users,
+            domains,
+            connections_max: CONNECTIONS_MAX,
+            drain: Drain::new(),
+        }
+    }
+}
+
+/// Serves what `listener` accepts until `context.drain` is requested; then waits until the open
+/// connections have finished, at most `drain_time`. Returns how many had not.
+pub async fn serve<S: ObjectStore>(
+    listener: TcpListener,
+    context: Rc<Context<S>>,
+    drain_time: Duration,
+) -> usize {
+    let slots = Semaphore::new(context.connections_max);
+    while !context.drain.is_requested() {
+        // Without a free slot the kernel's queue holds the clients back.
+        let accepting = pin!(async {
+            let slot = slots.acquire(1).await;
+            (listener.accept().await, slot)
+        });
+        match select(accepting, pin!(context.drain.requested())).await {
+            Either::Left(((Ok((stream, peer)), slot), _)) => {
+                let context = Rc::clone(&context);
+                drop(spawn(async move {
+                    serve_connection(stream, peer, context).await;
+                    drop(slot);
+                }));
+            }
+            Either::Left(((Err(error), _), _)) => {
+                tracing::warn!(%error, "cannot accept a connection");
+                sleep(ACCEPT_PAUSE).await;
+            }
+            Either::Right(_) => break,
+        }
+    }
+    drop(listener);
+    let _ = timeout(drain_time, slots.acquire(context.connections_max)).await;
+    context.connections_max.saturating_sub(slots.available())
+}
+
+/// Serves the requests of one connection, one after the other.
+pub async fn serve_connection<S: ObjectStore>(
+    stream: TcpStream,
+    peer: SocketAddr,
+    context: Rc<Context<S>>,
+) {
+    let mut wire = Wire::new(stream);
+    loop {
+        let ready = {
+            let waiting = pin!(timeout(IDLE_TIME_MAX, wire.ready()));
+            match select(waiting, pin!(context.drain.requested())).await {
+                Either::Left((Ok(Ok(ready)), _)) => ready,
+                Either::Left(_) | Either::Right(_) => false,
+            }
+        };
+        if !ready {
+            return;
+        }
+        let request_id = format!("{:016X}", rt::random_u64());
+        let began = now();
+        let head = match wire.head().await {
+            Ok(head) => head,
+            Err(NoHead::Gone | NoHead::Slow) => return,
+            Err(NoHead::Refused(error)) => {
+                let answer: Answer<S::Reader> =
+                    error_answer(&error.into(), b"", &request_id, false);
+                tracing::debug!(%peer, request_id, %error, "refused a head");
+                if send(&mut wire, answer, &request_id, false, false)
+                    .await
+                    .is_ok()
+                {
+                    linger(&mut wire).await;
+                }
+                return;
+            }
+        };
+        let is_head = head.method == Method::Head;
+        let (result, leftover) = handle(&mut wire, &head, &context).await;
+        let close = matches!(&result, Err(error) if error.close);
+        let answer = result
+            .unwrap_or_else(|error| error_answer(&error, head.raw_path(), &request_id, is_head));
+        let status = answer.head.status;
+        // Small leftovers are thrown away for the sake of the next request.
+        let skip = leftover
+            .bytes
+            .filter(|bytes| *bytes <= KEEP_DRAIN_MAX && !close);
+        let keep = head.keep_alive && skip.is_some() && !context.drain.is_requested();
+        let sent = send(&mut wire, answer, &request_id, keep, is_head).await;
+        // The path alone: queries have signatures.
+        tracing::debug!(
+            %peer,
+            request_id,
+            method = %String::from_utf8_lossy(head.method_token()),
+            path = %String::from_utf8_lossy(head.raw_path()),
+            status,
+            complete = sent.is_ok(),
+            micros = now().saturating_since(began).as_micros() as u64,
+            "request"
+        );
+        if sent.is_err() {
+            return;
+        }
+        match skip {
+            Some(bytes) if keep => {
+                if !wire.discard(bytes, CLOSE_DRAIN_TIME_MAX).await {
+                    return;
+                }
+            }
+            Some(0) => return,
+            _ => {
+                linger(&mut wire).await;
+                return;
+            }
+        }
+    }
+}
+
+/// Lets the client read the answer although it is still sending.
+async fn linger(wire: &mut Wire) {
+    wire.shutdown_write();
+    wire.discard(CLOSE_DRAIN_MAX, CLOSE_DRAIN_TIME_MAX).await;
+}
+
+/// One request up to its answer, and what it left on the wire.
+async fn handle<S: ObjectStore>(
+    wire: &mut Wire,
+    head: &Head,
+    context: &Context<S>,
+) -> (S3Result<Answer<S::Reader>>, Leftover) {
+    // Until the body's coding is understood, only its framing is known.
+    let unread = Leftover {
+        bytes: match head.framing {
+            crate::http::head::Framing::None => Some(0),
+            crate::http::head::Framing::Length(length) if !head.expects_continue => Some(length),
+            _ => None,
+        },
+    };
+    if let Some(answer) = health(head, context) {
+        return (Ok(answer), unread);
+    }
+    let checked = (|| {
+        let query = Query::parse(head.raw_query())?;
+        let now = i64::try_from(unix_ms() / 1000).unwrap_or(i64::MAX);
+        let found = authenticate(head, &query, &context.users, now)?;
+        let host = head.first("host").unwrap_or(b"");
+        let resource = Resource::parse(host, head.raw_path(), &context.domains)?;
+        let operation = route(head, &query, resource.on(), found.presigned)?;
+        headers::check(head, operation)?;
+        let decoder = Decoder::new(head, &found.payload, found.chunks)?;
+        Ok((query, found.user, resource, operation, decoder))
+    })();
+    let (query, user, resource, operation, decoder) = match checked {
+        Ok(checked) => checked,
+        Err(error) => return (Err(error), unread),
+    };
+    let mut body = RequestBody::new(wire, decoder, head.expects_continue);
+    let request = Request {
+        head,
+        query: &query,
+        resource: &resource,
+        user: &user,
+    };
+    let result = operations::run(
+        &context.store,
+        &context.users,
+        operation,
+        request,
+        &mut body,
+    )
+    .await;
+    (result, body.leftover())
+}
+
+/// Health is asked for without credentials, by MinIO's paths.
+fn health<S: ObjectStore>(head: &Head, context: &Context<S>) -> Option<Answer<S::Reader>> {
+    if !matches!(head.method, Method::Get | Method::Head) {
+        return None;
+    }
+    let status = match head.raw_path() {
+        b"/minio/health/live" => 200,
+        b"/minio/health/ready" if context.store.ready() && !context.drain.is_requested() => 200,
+        b"/minio/health/ready" => 503,
+        _ => return None,
+    };
+    Some(Answer {
+        head: ResponseHead::new(status),
+        content: Content::Bytes(Vec::new()),
+    })
+}
+
+/// Sends an answer. After an error the connection is good for nothing but closing: what was sent
+/// is less than was announced, so that no client takes it for all.
+async fn send<R: ReadObject>(
+    wire: &mut Wire,
+    answer: Answer<R>,
+    request_id: &str,
+    keep_alive: bool,
+    is_head: bool,
+) -> io::Result<()> {
+    let Answer { mut head, content } = answer;
+    head.field("x-amz-request-id", request_id)
+        .field("x-amz-id-2", request_id);
+    match content {
+        Content::None => wire.send_bytes(&head.finish(unix_ms(), keep_alive)).await,
+        Content::Bytes(body) => {
+            head.number("content-length", body.len() as u64);
+            let mut bytes = head.finish(unix_ms(), keep_alive);
+            if !is_head {
+                bytes.extend_from_slice(&body);
+            }
+            wire.send_bytes(&bytes).await
+        }
+        Content::Object(mut reader, length) => {
+            // The first piece before the head: an object that cannot be read is an error, not a
+            // broken answer.
+            let first = match reader.next().await {
+                Ok(Some(piece)) if !piece.is_empty() && piece.len() as u64 <= length => piece,
+                Ok(_) => return send_failure(wire, Code::InternalError.into(), request_id).await,
+                Err(error) => return send_failure(wire, error.into(), request_id).await,
+            };
+            head.number("content-length", length);
+            let mut left = length - first.len() as u64;
+            let head = take_copy(&head.finish(unix_ms(), keep_alive));
+            wire.settle();
+            wire.send(vec![head, first]).await?;
+            while left > 0 {
+                let piece: Buf = match reader.next().await {
+                    Ok(Some(piece)) if !piece.is_empty() && piece.len() as u64 <= left => piece,
+                    Ok(_) => return Err(io::ErrorKind::InvalidData.into()),
+                    Err(error) => {
+                        tracing::warn!(request_id, %error, "an object broke while it was sent");
+                        return Err(io::ErrorKind::InvalidData.into());
+                    }
+                };
+                left -= piece.len() as u64;
+                wire.send(vec![piece]).await?;
+            }
+            Ok(())
+        }
+    }
+}
+
+/// Tells of an error in place of an object, and closes.
+async fn send_failure(wire: &mut Wire, error: S3Error, request_id: &str) -> io::Result<()> {
+    let Answer { mut head, content } = error_answer::<NoReader>(&error, b"", request_id, false);
+    let Content::Bytes(body) = content else {
+        return Err(io::ErrorKind::InvalidData.into());
+    };
+    head.field("x-amz-request-id", request_id)
+        .field("x-amz-id-2", request_id);
+    head.number("content-length", body.len() as u64);
+    let mut bytes = head.finish(unix_ms(), false);
+    bytes.extend_from_slice(&body);
+    wire.send_bytes(&bytes).await?;
+    Err(io::ErrorKind::InvalidData.into())
+}
+
+/// The reader of answers that have none.
+enum NoReader {}

@@ -1,0 +1,90 @@
+//! `ostrakon sim`: runs seeds and says what each did.
+
+use std::time::Instant;
+
+use clap::Parser;
+
+use super::{Faults, Options, run};
+use crate::plant;
+
+/// Run the store on simulated disks and time, and check every answer against a plain model.
+///
+/// A seed that breaks a promise is printed and can be run again: the same seed does the same thing.
+#[derive(Parser)]
+#[command(name = "ostrakon sim")]
+struct Arguments {
+    /// First seed.
+    #[arg(long, default_value_t = 0)]
+    seed: u64,
+    /// How many seeds to run, one after the other.
+    #[arg(long, default_value_t = 1)]
+    count: u64,
+    /// Kind of faults (crash, full, io, rot); drawn by the seed if not given.
+    #[arg(long, value_parser = |s: &str| Faults::parse(s).ok_or("crash, full, io or rot"))]
+    faults: Option<Faults>,
+    /// Plant a bug to see it found (needs a build with the feature `plant`).
+    #[arg(long)]
+    plant: Option<String>,
+    /// Say what happens as it happens.
+    #[arg(long)]
+    verbose: bool,
+}
+
+#[cfg(feature = "plant")]
+fn choose(bug: Option<&str>) -> Result<(), String> {
+    plant::choose(bug).map_err(|e| {
+        let names: Vec<&str> = plant::BUGS.iter().map(|(n, _)| *n).collect();
+        format!("sim: {e}; there are {}", names.join(", "))
+    })
+}
+
+#[cfg(not(feature = "plant"))]
+fn choose(bug: Option<&str>) -> Result<(), String> {
+    let _ = plant::BUGS;
+    match bug {
+        None => Ok(()),
+        Some(_) => Err("sim: bugs can be planted only in a build with --features plant".into()),
+    }
+}
+
+/// Runs the command with its arguments (without the word `sim`).
+#[allow(clippy::disallowed_methods)] // Wall time of the run itself, for people; nothing simulated sees it.
+pub fn main(arguments: Vec<String>) -> Result<(), String> {
+    let arguments = match Arguments::try_parse_from(std::iter::once("ostrakon sim".to_owned()).chain(arguments)) {
+        Ok(a) => a,
+        Err(e) if !e.use_stderr() => {
+            let _ = e.print();
+            return Ok(());
+        }
+        Err(e) => return Err(e.to_string()),
+    };
+    choose(arguments.plant.as_deref())?;
+    let started = Instant::now();
+    let mut operations = 0;
+    for seed in arguments.seed..arguments.seed.saturating_add(arguments.count) {
+        let options = Options { seed, faults: arguments.faults, verbose: arguments.verbose };
+        match run(&options) {
+            Ok(summary) => {
+                operations += summary.operations;
+                if arguments.count == 1 || arguments.verbose {
+                    println!("{summary}");
+                }
+            }
+            Err(violation) => {
+                let planted = arguments.plant.map(|p| format!(" --plant {p}")).unwrap_or_default();
+                let faults = arguments.faults.map(|f| format!(" --faults {f}")).unwrap_or_default();
+                return Err(format!(
+                    "sim: {violation}\n  run it again: ostrakon sim --seed {seed}{faults}{planted} --verbose"
+                ));
+            }
+        }
+    }
+    if arguments.count > 1 {
+        println!(
+            "{} seeds ok, {operations} operations, {:.1} s",
+            arguments.count,
+            started.elapsed().as_secs_f64()
+        );
+    }
+    Ok(())
+}

@@ -1,0 +1,627 @@
+//! The simulator: a whole store on virtual drives and time, under a random load, with faults, checked against a plain
+//! model.
+//!
+//! One seed is one life of a store: a drawn scenario (cores, volumes, drive size, kind of faults), several rounds of
+//! load, each ended by a power cut or crash at a drawn operation, and after each restart a look at every key. The code
+//! under test is the production code down to the file handles; drives, clock, helper threads and the index's store are
+//! simulated. `ostrakon sim --seed N` runs one seed and says what happened.
+//!
+//! | faults | acknowledged states | errors |
+//! |---|---|---|
+//! | `crash`: power cuts and crashes | never lost | none |
+//! | `full`: a small drive | never lost | puts may answer full; the drive can be emptied |
+//! | `io`: failing writes and flushes | never lost | the volume goes read-only until restarted |
+//! | `rot`: bad sectors, misdirected and lost writes | never wrong, never absent | unreadable, unavailable |
+
+pub mod command;
+mod model;
+mod workload;
+
+use std::{cell::RefCell, fmt, path::Path, path::PathBuf, rc::Rc, time::Duration};
+
+use self::{
+    model::Model,
+    workload::{Client, Load, Verdict},
+};
+use crate::{
+    index::{StoreKind, twin},
+    link::Frame,
+    node::{self, CoreShare, Layout, Settings},
+    rt::{
+        CoreId,
+        sim::{CutMode, DriveId, Failure, FaultPlan, NodeId, Point, Rng, Stop, World},
+    },
+    volume::Recovery,
+};
+
+/// Kinds of faults a scenario may have.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Faults {
+    Crash,
+    Full,
+    Io,
+    Rot,
+}
+
+impl Faults {
+    pub const ALL: [Faults; 4] = [Faults::Crash, Faults::Full, Faults::Io, Faults::Rot];
+
+    pub fn parse(name: &str) -> Option<Faults> {
+        Faults::ALL.into_iter().find(|f| f.to_string() == name)
+    }
+}
+
+impl fmt::Display for Faults {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Faults::Crash => "crash",
+            Faults::Full => "full",
+            Faults::Io => "io",
+            Faults::Rot => "rot",
+        })
+    }
+}
+
+/// What to run.
+#[derive(Clone, Debug, Default)]
+pub struct Options {
+    pub seed: u64,
+    /// `None`: drawn.
+    pub faults: Option<Faults>,
+    pub verbose: bool,
+}
+
+/// What one seed did.
+#[derive(Clone, Debug, Default)]
+pub struct Summary {
+    pub seed: u64,
+    pub faults: String,
+    pub rounds: u32,
+    pub power_cuts: u32,
+    pub crashes: u32,
+    pub operations: u64,
+    pub files_freed: u64,
+    pub rebuilds: u32,
+    pub checkpoints: u64,
+    pub damage_found: u64,
+    /// Hash of everything that happened: the same for the same seed and build.
+    pub trace: u64,
+}
+
+impl fmt::Display for Summary {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(
+            f,
+            "seed {} ok: faults {}, {} rounds, {} power cuts, {} crashes, {} operations, {} checkpoints, {} files \
+             reclaimed, {} rebuilds, {} damages found, trace {:016x}",
+            self.seed,
+            self.faults,
+            self.rounds,
+            self.power_cuts,
+            self.crashes,
+            self.operations,
+            self.checkpoints,
+            self.files_freed,
+            self.rebuilds,
+            self.damage_found,
+            self.trace
+        )
+    }
+}
+
+/// A broken promise, and the seed that breaks it.
+#[derive(Clone, Debug)]
+pub struct Violation {
+    pub seed: u64,
+    pub what: String,
+}
+
+impl fmt::Display for Violation {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "seed {}: {}", self.seed, self.what)
+    }
+}
+
+const DIRECTORY: &str = "/drive";
+/// Virtual time one step may take before the store counts as hung.
+const STEP_LIMIT: Duration = Duration::from_secs(600);
+/// Longer than a head waits before it records its floor.
+const QUIESCE: Duration = Duration::from_millis(400);
+
+struct Scenario {
+    faults: Faults,
+    cores: u16,
+    volumes: u16,
+    file_length: u64,
+    capacity: u64,
+    clients: usize,
+    rounds: u32,
+}
+
+impl Scenario {
+    fn draw(rng: &mut Rng, faults: Option<Faults>) -> Scenario {
+        let faults = faults.unwrap_or_else(|| match rng.below(10) {
+            0..=4 => Faults::Crash,
+            5..=6 => Faults::Full,
+            7 => Faults::Io,
+            _ => Faults::Rot,
+        });
+        let cores = rng.between(1, 2) as u16;
+        let volumes = cores + rng.below(2) as u16;
+        let file_length = [256 << 10, 512 << 10, 1 << 20][rng.below(3) as usize];
+        // Seven files are what three heads, the reserve and a spare need.
+        let files = if faults == Faults::Full { rng.between(9, 12) } else { 200 };
+        Scenario {
+            faults,
+            cores,
+            volumes,
+            file_length,
+            capacity: files * file_length * u64::from(volumes) + (1 << 20),
+            clients: rng.between(1, 4) as usize,
+            rounds: rng.between(2, 5) as u32,
+        }
+    }
+
+    fn settings(&self) -> Settings {
+        Settings {
+            index_kind: StoreKind::Twin,
+            index_headroom: 0,
+            segment_file_length: Some(self.file_length),
+        }
+    }
+
+    fn healthy(&self) -> FaultPlan {
+        FaultPlan { capacity: self.capacity, ..FaultPlan::healthy() }
+    }
+
+    /// Faults of the drive while the load runs.
+    fn loaded(&self, rng: &mut Rng) -> FaultPlan {
+        let mut plan = FaultPlan { capacity: self.capacity, ..FaultPlan::uneven() };
+        match self.faults {
+            Faults::Crash | Faults::Full => {}
+            Faults::Io => {
+                if rng.coin() {
+                    plan.write_error = 0.002;
+                } else {
+                    plan.sync_error = 0.005;
+                }
+            }
+            Faults::Rot => {
+                // At most one kind at a time: two at once on a single copy can hide each other.
+                match rng.below(4) {
+                    0 => plan.misdirected = 0.003,
+                    1 => plan.lost = 0.003,
+                    _ => {}
+                }
+            }
+        }
+        plan
+    }
+}
+
+struct Run {
+    world: World,
+    node: NodeId,
+    drive: DriveId,
+    scenario: Scenario,
+    rng: Rng,
+    model: Rc<RefCell<Model>>,
+    summary: Summary,
+    verbose: bool,
+    bucket: Option<crate::object::BucketInfo>,
+    operations: u64,
+}
+
+/// Runs one seed.
+pub fn run(options: &Options) -> Result<Summary, Violation> {
+    twin::clear();
+    let world = World::new(options.seed);
+    let mut rng = world.stream("scenario", 0);
+    let scenario = Scenario::draw(&mut rng, options.faults);
+    let node = world.add_node(scenario.cores);
+    let drive = world.add_drive(node, Path::new(DIRECTORY), scenario.healthy());
+    let summary = Summary { seed: options.seed, faults: scenario.faults.to_string(), ..Summary::default() };
+    let mut run = Run {
+        world,
+        node,
+        drive,
+        scenario,
+        rng,
+        model: Rc::default(),
+        summary,
+        verbose: options.verbose,
+        bucket: None,
+        operations: 0,
+    };
+    let result = run.life();
+    run.summary.trace = run.world.trace();
+    let summary = run.summary.clone();
+    drop(run);
+    twin::clear();
+    match result {
+        Ok(()) => Ok(summary),
+        Err(what) => Err(Violation { seed: options.seed, what }),
+    }
+}
+
+type Started = Vec<Rc<CoreShare>>;
+
+/// How a start ended.
+enum Start {
+    Up(Started),
+    /// The failure set for it struck.
+    Failed,
+    /// It refused to start, which only a damaged drive may bring about.
+    Refused(String),
+}
+
+impl Run {
+    fn say(&self, text: impl fmt::Display) {
+        if self.verbose {
+            println!("[{:>12.6}] {text}", self.world.now().as_secs_f64());
+        }
+    }
+
+    fn life(&mut self) -> Result<(), String> {
+        for client in 0..self.scenario.clients {
+            for n in 0..workload::KEYS_PER_CLIENT {
+                self.model.borrow_mut().add(&workload::key_name(client, n));
+            }
+        }
+        self.summary.rounds = self.scenario.rounds;
+        let mut first = true;
+        for round in 0..self.scenario.rounds {
+            self.say(format_args!("round {round}"));
+            self.world.set_plan(self.drive, self.scenario.healthy());
+            let Some(shares) = self.start_until_up(!first)? else { return Ok(()) };
+            let damaged = self.take_recoveries(&shares);
+            if first {
+                self.make_bucket(&shares)?;
+                first = false;
+            } else {
+                self.verify(&shares, damaged)?;
+            }
+            if damaged {
+                // It answered what it could, and never wrongly. An operator comes next.
+                return Ok(());
+            }
+            let stopped = self.load(&shares)?;
+            self.count(&shares);
+            let ends_well = !stopped && self.scenario.faults != Faults::Io && self.rng.coin();
+            if ends_well {
+                self.finish(&shares)?;
+            } else if !stopped {
+                if self.scenario.faults == Faults::Rot {
+                    self.world.set_plan(self.drive, self.scenario.healthy());
+                    self.run_for(QUIESCE)?;
+                    self.rot();
+                }
+                self.fail_now();
+            }
+            drop(shares);
+            self.lose_index();
+        }
+        // The last start: the index is gone, the segment files tell all.
+        self.world.set_plan(self.drive, self.scenario.healthy());
+        let Some(shares) = self.start_until_up(false)? else { return Ok(()) };
+        let damaged = self.take_recoveries(&shares);
+        self.verify(&shares, damaged)?;
+        if damaged {
+            return Ok(());
+        }
+        if self.scenario.faults == Faults::Full {
+            self.empty(&shares)?;
+        }
+        self.finish(&shares)?;
+        drop(shares);
+        for path in twin::paths() {
+            twin::destroy(&path).map_err(|e| format!("the index is still open: {e}"))?;
+        }
+        let Some(shares) = self.start_until_up(false)? else { return Ok(()) };
+        let damaged = self.take_recoveries(&shares);
+        self.verify(&shares, damaged)?;
+        self.finish(&shares)
+    }
+
+    // ------------------------------------------------------------------------------------------- starting
+
+    /// Starts the node, again and again while the failures drawn for it strike during the start.
+    fn start_until_up(&mut self, may_fail: bool) -> Result<Option<Started>, String> {
+        for attempt in 0.. {
+            if !self.world.is_up(self.node) {
+                self.world.restart(self.node);
+            }
+            if may_fail && attempt < 3 && self.rng.chance(0.3) {
+                self.arm(40);
+            }
+            match self.start()? {
+                Start::Up(shares) => return Ok(Some(shares)),
+                Start::Failed => self.lose_index(),
+                Start::Refused(why) if self.scenario.faults == Faults::Rot => {
+                    self.say(format_args!("refused to start: {why}"));
+                    self.summary.damage_found += 1;
+                    return Ok(None);
+                }
+                Start::Refused(why) => return Err(format!("the store does not start: {why}")),
+            }
+        }
+        unreachable!("failures are drawn for the first attempts only")
+    }
+
+    fn start(&mut self) -> Result<Start, String> {
+        let settings = self.scenario.settings();
+        let volumes = self.scenario.volumes;
+        let directory = PathBuf::from(DIRECTORY);
+        let prepared =
+            self.world.run_on(self.node, CoreId(0), async move { node::prepare(&directory, volumes, &settings).await });
+        let layout: Rc<Layout> = match prepared {
+            Ok(Ok(layout)) => Rc::new(layout),
+            Ok(Err(e)) => return Ok(Start::Refused(e.to_string())),
+            Err(stop) => return self.stopped(stop),
+        };
+        let cores = self.scenario.cores;
+        let mut mailboxes = crate::rt::mesh::<Frame>(usize::from(cores), crate::limits::LINK_RING_CAPACITY);
+        let started: Rc<RefCell<Vec<Option<Result<CoreShare, String>>>>> =
+            Rc::new(RefCell::new((0..cores).map(|_| None).collect()));
+        for core in (0..cores).rev() {
+            let (layout, started) = (layout.clone(), started.clone());
+            let mailbox = mailboxes.pop().expect("one for each core");
+            self.world.spawn_on(self.node, CoreId(core), async move {
+                let share = node::start(&layout, CoreId(core), cores, Some(mailbox), &settings).await;
+                started.borrow_mut()[usize::from(core)] = Some(share.map_err(|e| e.to_string()));
+            });
+        }
+        let all = started.clone();
+        let stop = self.world.run_until(STEP_LIMIT, move || all.borrow().iter().all(Option::is_some));
+        if stop != Stop::Done {
+            return self.stopped(stop);
+        }
+        let mut shares = Vec::new();
+        for share in started.borrow_mut().drain(..) {
+            match share.expect("all are there") {
+                Ok(share) => shares.push(Rc::new(share)),
+                Err(e) => {
+                    self.world.kill(self.node);
+                    return Ok(Start::Refused(e));
+                }
+            }
+        }
+        for (core, share) in shares.iter().enumerate() {
+            let share = share.clone();
+            self.world.spawn_on(self.node, CoreId(core as u16), async move { node::start_upkeep(&share) });
+        }
+        Ok(Start::Up(shares))
+    }
+
+    fn stopped(&self, stop: Stop) -> Result<Start, String> {
+        match stop {
+            Stop::Failed(_) => Ok(Start::Failed),
+            Stop::Deadline | Stop::Idle => Err(format!("the store hangs while starting ({stop:?})")),
+            Stop::Done => unreachable!("handled by the caller"),
+        }
+    }
+
+    /// Whether any volume knows of damage; keeps score.
+    fn take_recoveries(&mut self, shares: &Started) -> bool {
+        let mut damaged = false;
+        for (v, _, recovery) in shares.iter().flat_map(|s| &s.volumes) {
+            let recovery: &Recovery = recovery;
+            self.summary.rebuilds += u32::from(recovery.rebuilt);
+            self.summary.damage_found += recovery.damage.len() as u64;
+            damaged |= !recovery.damage.is_empty();
+            self.say(format_args!("volume {v}: {recovery:?}"));
+        }
+        damaged
+    }
+
+    // ------------------------------------------------------------------------------------------- loading
+
+    fn make_bucket(&mut self, shares: &Started) -> Result<(), String> {
+        use crate::object::ObjectStore;
+        let store = shares[0].store.clone();
+        let made = self.world.run_on(self.node, CoreId(0), async move { store.create_bucket("bucket", "owner", "r").await });
+        match made {
+            Ok(Ok(bucket)) => {
+                self.bucket = Some(bucket);
+                Ok(())
+            }
+            other => Err(format!("no bucket: {other:?}")),
+        }
+    }
+
+    /// Runs clients until the drawn failure strikes (`true`) or they are done (`false`).
+    fn load(&mut self, shares: &Started) -> Result<bool, String> {
+        let plan = self.scenario.loaded(&mut self.rng);
+        self.world.set_plan(self.drive, plan);
+        let strikes = self.scenario.faults != Faults::Rot && self.rng.chance(0.75);
+        if strikes {
+            self.arm(800);
+        }
+        let load = Rc::new(Load {
+            model: self.model.clone(),
+            bucket: self.bucket.clone().expect("made in the first round"),
+            faults: self.scenario.faults,
+            verdict: RefCell::new(Verdict::default()),
+        });
+        let running = Rc::new(std::cell::Cell::new(0usize));
+        for client in 0..self.scenario.clients {
+            let core = self.rng.below(u64::from(self.scenario.cores)) as usize;
+            let operations = self.rng.between(20, 150);
+            self.operations += operations;
+            let client = Client {
+                number: client,
+                store: shares[core].store.clone(),
+                rng: self.world.stream("client", self.operations * 16 + client as u64),
+                load: load.clone(),
+                clients: self.scenario.clients,
+            };
+            running.set(running.get() + 1);
+            let running = running.clone();
+            self.world.spawn_on(self.node, CoreId(core as u16), async move {
+                client.run(operations).await;
+                running.set(running.get() - 1);
+            });
+        }
+        for (core, share) in shares.iter().enumerate() {
+            for (_, volume, _) in &share.volumes {
+                let (volume, mut rng) = (volume.clone(), self.world.stream("checkpoints", self.operations));
+                self.world.spawn_on(self.node, CoreId(core as u16), async move {
+                    loop {
+                        crate::rt::sleep(Duration::from_micros(rng.between(500, 60_000))).await;
+                        if volume.checkpoint().await.is_err() {
+                            crate::rt::sleep(Duration::from_millis(50)).await;
+                        }
+                    }
+                });
+            }
+        }
+        let watched = (running.clone(), load.clone());
+        let stop = self.world.run_until(STEP_LIMIT, move || {
+            watched.0.get() == 0 || watched.1.verdict.borrow().violation.is_some()
+        });
+        self.summary.operations += load.verdict.borrow().operations;
+        if let Some(what) = load.verdict.borrow_mut().violation.take() {
+            return Err(what);
+        }
+        match stop {
+            Stop::Done => Ok(false),
+            Stop::Failed(_) => {
+                self.failed();
+                Ok(true)
+            }
+            Stop::Deadline | Stop::Idle => Err(format!("{} clients hang ({stop:?})", running.get())),
+        }
+    }
+
+    fn count(&mut self, shares: &Started) {
+        for (_, volume, _) in shares.iter().flat_map(|s| &s.volumes) {
+            self.summary.files_freed += volume.counters().files_freed;
+            self.summary.checkpoints += volume.counters().checkpoints;
+        }
+    }
+
+    // ------------------------------------------------------------------------------------------- failing
+
+    /// A failure at a drawn one of the next operations.
+    fn arm(&mut self, within: u64) {
+        let number = self.world.ops(self.node) + self.rng.below(within);
+        let point = Point::ALL[self.rng.below(3) as usize];
+        let failure = if self.rng.chance(0.75) {
+            Failure::PowerCut(if self.rng.coin() { None } else { Some(CutMode::draw(&mut self.rng)) })
+        } else {
+            Failure::Crash
+        };
+        self.say(format_args!("{failure:?} {point:?} operation {number}"));
+        self.world.fail_at(self.node, number, point, failure);
+    }
+
+    fn failed(&mut self) {
+        self.say("failed");
+        self.summary.power_cuts += 1;
+    }
+
+    fn fail_now(&mut self) {
+        if self.rng.chance(0.75) {
+            self.say("power cut");
+            self.summary.power_cuts += 1;
+            self.world.power_cut(self.node, None);
+        } else {
+            self.say("crash");
+            self.summary.crashes += 1;
+            self.world.kill(self.node);
+        }
+    }
+
+    /// After a power cut the index is at its last commit, the one before, or gone.
+    fn lose_index(&mut self) {
+        for path in twin::paths() {
+            let choice = match self.rng.below(6) {
+                0 => twin::Choice::OneBefore,
+                1 => twin::Choice::Absent,
+                _ => twin::Choice::Last,
+            };
+            self.say(format_args!("index {}: {choice:?}", path.display()));
+            twin::power_cut(&path, choice);
+        }
+    }
+
+    fn rot(&mut self) {
+        let count = self.rng.between(1, 3);
+        let (drive, rng) = (self.drive, &mut self.rng);
+        for _ in 0..count {
+            let rot = self.world.with_disk(drive, |disk, _| disk.rot(rng));
+            if self.verbose {
+                println!("rot: {rot:?}");
+            }
+        }
+    }
+
+    fn run_for(&mut self, d: Duration) -> Result<(), String> {
+        match self.world.run_for(d) {
+            Stop::Deadline => Ok(()),
+            other => Err(format!("while nothing went on: {other:?}")),
+        }
+    }
+
+    // ------------------------------------------------------------------------------------------- checking
+
+    /// Looks at every key and at the listing, while nothing else goes on.
+    fn verify(&mut self, shares: &Started, damaged: bool) -> Result<(), String> {
+        let core = self.rng.below(u64::from(self.scenario.cores)) as usize;
+        let load = Rc::new(Load {
+            model: self.model.clone(),
+            bucket: self.bucket.clone().expect("made in the first round"),
+            faults: self.scenario.faults,
+            verdict: RefCell::new(Verdict::default()),
+        });
+        let (store, checked) = (shares[core].store.clone(), load.clone());
+        let strict = !damaged && self.scenario.faults != Faults::Rot;
+        let looked = self.world.run_on(self.node, CoreId(core as u16), async move {
+            workload::look_at_everything(&store, &checked, strict).await
+        });
+        match looked {
+            Ok(Ok(())) => Ok(()),
+            Ok(Err(what)) => Err(format!("after a restart: {what}")),
+            Err(stop) => Err(format!("the look after a restart ended with {stop:?}")),
+        }
+    }
+
+    /// A full drive can be emptied, and is then of use again.
+    fn empty(&mut self, shares: &Started) -> Result<(), String> {
+        let load = Rc::new(Load {
+            model: self.model.clone(),
+            bucket: self.bucket.clone().expect("made in the first round"),
+            faults: self.scenario.faults,
+            verdict: RefCell::new(Verdict::default()),
+        });
+        let store = shares[0].store.clone();
+        let emptied =
+            self.world.run_on(self.node, CoreId(0), async move { workload::empty_and_refill(&store, &load).await });
+        match emptied {
+            Ok(result) => result,
+            Err(stop) => Err(format!("emptying a full drive ended with {stop:?}")),
+        }
+    }
+
+    /// Stops every core in order.
+    fn finish(&mut self, shares: &Started) -> Result<(), String> {
+        for (core, share) in shares.iter().enumerate() {
+            let share = share.clone();
+            let stopped =
+                self.world.run_on(self.node, CoreId(core as u16), async move { node::stop(&share).await });
+            match stopped {
+                Ok(Ok(())) => {}
+                Ok(Err(_)) if self.scenario.faults == Faults::Rot || self.scenario.faults == Faults::Full => {}
+                Ok(Err(e)) => return Err(format!("stopping: {e}")),
+                Err(Stop::Failed(_)) => {
+                    self.failed();
+                    return Ok(());
+                }
+                Err(stop) => return Err(format!("stopping hangs ({stop:?})")),
+            }
+        }
+        self.say("stopped");
+        self.world.kill(self.node);
+        Ok(())
+    }
+}
