@@ -123,6 +123,15 @@ def old_and_future_requests_are_refused(c):
 
 
 @checks
+def a_signature_for_another_region_is_refused(c):
+    elsewhere = s3_wire.Client.of(c.server, region="eu-west-1")
+    answer = elsewhere.request("GET")
+    # boto3 reads the right region out of this and tries again.
+    equal((answer.status, answer.code), (400, "AuthorizationHeaderMalformed"))
+    equal(b"<Region>us-east-1</Region>" in answer.body, True, f"{answer}")
+
+
+@checks
 def a_put_without_a_length_is_refused(c):
     bucket = c.bucket()
     headers = {}
