@@ -188,6 +188,17 @@ def every_size_comes_back_byte_for_byte(c):
 
 
 @checks
+def empty_bodies_and_others_share_a_connection(c):
+    bucket = c.bucket()
+    client = c.client(config={"max_pool_connections": 1, "read_timeout": 10})
+    for size in (0, 100, 0, 0, 100_000, 0, 2 * MIB):
+        body = content(size)
+        client.put_object(Bucket=bucket, Key="k", Body=body)
+        refused(client.put_object, "NoSuchBucket", Bucket="no-such-bucket", Key="k", Body=body)
+        equal(read(client, bucket, "k")[0] == body, True, f"{size}")
+
+
+@checks
 def ranges(c):
     bucket = c.bucket()
     for size in [1, 10, 8192, 32 * KIB + 5, 200_000, 33 * MIB]:
