@@ -1,30 +1,34 @@
 //! From a checked machine and a locked directory to a running server, and back.
 
-use std::net::SocketAddr;
-use std::rc::Rc;
-use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Arc, mpsc};
-use std::time::Duration;
+use std::{
+    collections::BTreeSet,
+    net::SocketAddr,
+    rc::Rc,
+    sync::{
+        Arc, Mutex,
+        atomic::{AtomicUsize, Ordering},
+        mpsc,
+    },
+    time::Duration,
+};
 
-use crate::config::User;
-use crate::datadir::{Contents, DataDir};
-use crate::limits::LINK_RING_CAPACITY;
-use crate::link::Frame;
-use crate::node::{self, Layout};
-use crate::rt::net::Claim;
-use crate::rt::{self, CoreId, TcpListener};
-use crate::s3;
-use crate::s3::server::Context;
-use crate::s3::users::Users;
-use crate::signals::{Event, Shutdown};
-use crate::volume::Recovery;
+use crate::{
+    config::User,
+    datadir::{Contents, DataDir},
+    limits::LINK_RING_CAPACITY,
+    link::Frame,
+    node::{self, Layout},
+    rt::{self, CoreId, Mailbox, TcpListener, net::Claim},
+    s3::{self, server::Context, users::Users},
+    signals::Shutdown,
+    volume::Recovery,
+};
 
-/// All that `serve` has decided. `data` must live until [`run`] returns: it holds the lock of the
-/// directory.
+/// All that `serve` has decided. Held until [`run`] returns: the directory's lock is released with it.
 #[derive(Debug)]
 pub struct Config {
     pub data: DataDir,
-    /// One core listens on it; the others bind its address.
+    /// Core 0 listens on it, the others bind its address.
     pub listen: Claim,
     /// Threads to run; also the number of volumes if this start formats.
     pub cores: usize,
@@ -56,321 +60,202 @@ pub enum StartError {
     Refused(String),
 }
 
-/// How long a start waits for cores that are recovering before it says so.
-const RECOVERY_NOTE: Duration = Duration::from_secs(5);
+/// Formats or opens the volumes, listens, calls `ready`, serves until `config.shutdown` is requested, drains for at most
+/// `config.drain`, closes the volumes.
+pub fn run(mut config: Config, ready: impl FnOnce(ReadyReport)) -> Result<(), StartError> {
+    let refused = |e: &dyn std::fmt::Display| StartError::Refused(e.to_string());
+    let no_core = |e: std::io::Error| StartError::Refused(core_refusal(&e));
+    let settings = node::Settings::default();
+    let reactor = rt::Config { helpers: HELPERS, ..rt::Config::default() };
+    let volumes = u16::try_from(config.cores).map_err(|e| refused(&e))?;
 
-/// What a core tells the thread that started it, in this order.
-enum Told {
-    Started {
-        missing: Vec<String>,
-        recoveries: Vec<(u16, Recovery)>,
-    },
-    /// It serves nothing and ends.
-    Failed(String),
-    /// It listens.
-    Listens,
-    /// It has no connections left (or cut this many) and still answers other cores.
-    Drained(usize),
-    /// Its volumes are closed.
-    Closed(Result<(), String>),
-}
+    // One core looks at the directory, and formats it if it is new, before any other starts.
+    let formats = config.data.contents() != Contents::Formatted;
+    if formats {
+        config.data.begin_formatting().map_err(|e| refused(&e))?;
+    }
+    let directory = config.data.path().to_owned();
+    let prepared = rt::spawn_core(CoreId(0), config.cpus.first().copied(), rt::Config::small(), move || async move {
+        node::prepare(&directory, volumes, &settings).await
+    })
+    .map_err(no_core)?;
+    let layout = prepared.join().map_err(|_| refused(&"preparing the data directory failed"))?.map_err(|e| refused(&e))?;
+    if formats {
+        config.data.end_formatting().map_err(|e| refused(&e))?;
+    }
+    let volume_count = layout.volumes.len();
 
-/// Formats or opens the volumes, listens, calls `ready`, serves until `config.shutdown` is
-/// requested, drains for at most `config.drain`, closes the volumes.
-///
-/// Cores go through the phases together, because each needs the volumes of the others: upkeep and
-/// connections begin when all volumes are open, and volumes close when no core has connections.
-pub fn run(config: Config, ready: impl FnOnce(ReadyReport)) -> Result<(), StartError> {
-    let Config {
-        mut data,
-        listen,
-        cores,
-        cpus,
-        region,
-        domains,
-        users,
-        drain,
-        shutdown,
-    } = config;
-    let refused = |why: String| Err(StartError::Refused(why));
-    let core_count = match u16::try_from(cores) {
-        Ok(count) if count > 0 => count,
-        _ => return refused(format!("{cores} cores are more than there can be")),
-    };
-    let layout = match prepare(&mut data, core_count) {
-        Ok(layout) => layout,
-        Err(why) => return refused(why),
-    };
-    let reactor = rt::Config {
-        // Cores that take turns on a CPU must not spin on it.
-        spin: cores <= cpus.len(),
-        ..rt::Config::default()
-    };
-    let address = listen.address();
-    let mut claim = Some(listen);
-    let shared = Shared {
-        layout: layout.clone(),
-        cores: core_count,
-        address,
-        region,
-        domains,
-        users,
-        drain,
-        shutdown,
-        serve: Event::default(),
-        close: Event::default(),
-        failed: Arc::default(),
-    };
+    let cores = config.cores;
+    let plan = Arc::new(Plan {
+        layout,
+        settings,
+        cores: volumes,
+        mailboxes: Mutex::new(rt::mesh(cores, LINK_RING_CAPACITY).into_iter().map(Some).collect()),
+        address: config.listen.address(),
+        claim: Mutex::new(Some(config.listen)),
+        region: config.region.clone(),
+        domains: config.domains.clone(),
+        users: config.users.clone(),
+        drain: config.drain,
+        shutdown: config.shutdown.clone(),
+        go: Shutdown::default(),
+        serving: AtomicUsize::new(cores),
+        served: Shutdown::default(),
+    });
     let (tell, hear) = mpsc::channel();
-    let mailboxes = rt::mesh::<Frame>(cores, LINK_RING_CAPACITY);
-    let mut threads = Vec::new();
-    for (index, mailbox) in mailboxes.into_iter().enumerate() {
-        let core = CoreId(index as u16);
-        let cpu = (!cpus.is_empty()).then(|| cpus[index % cpus.len()]);
-        let (its, tell, claim) = (shared.clone(), tell.clone(), claim.take());
-        let spawned = rt::spawn_core(core, cpu, reactor.clone(), move || {
-            run_core(its, core, mailbox, claim, tell)
-        });
-        match spawned {
-            Ok(thread) => threads.push(thread),
-            Err(error) => {
-                shared_failure(&shared);
-                join(threads);
-                return refused(format!("core {index} cannot be started: {error}"));
-            }
+    let threads = {
+        let plan = plan.clone();
+        rt::spawn_cores(cores, &config.cpus, &reactor, move |core| run_core(plan.clone(), core, tell.clone()))
+            .map_err(no_core)?
+    };
+
+    let mut missing = BTreeSet::new();
+    let mut failure = None;
+    for _ in 0..cores {
+        match hear.recv() {
+            Ok(Ok(features)) => missing.extend(features),
+            Ok(Err(e)) => failure = failure.or(Some(e)),
+            Err(_) => failure = failure.or_else(|| Some("a core ended while starting".to_owned())),
         }
     }
-    drop(tell);
-
-    let outcome = conduct(&hear, &shared, layout.volumes.len(), ready);
-    if outcome.is_err() {
-        shared_failure(&shared);
+    if failure.is_none() {
+        plan.go.request();
+        ready(ReadyReport { cores, volumes: volume_count, missing: missing.into_iter().collect() });
+    } else {
+        config.shutdown.request();
+        plan.go.request();
     }
-    join(threads);
-    drop(data);
-    outcome
-}
-
-/// Lets every core that waits for the others go on to its end.
-fn shared_failure(shared: &Shared) {
-    shared.failed.store(true, Ordering::Release);
-    shared.shutdown.request();
-    shared.serve.request();
-    shared.close.request();
-}
-
-fn join(threads: Vec<rt::uring::CoreThread<()>>) {
     for thread in threads {
-        if let Err(panic) = thread.join() {
-            std::panic::resume_unwind(panic);
+        match thread.join() {
+            Ok(Ok(())) => {}
+            Ok(Err(e)) => failure = failure.or(Some(e)),
+            Err(_) => failure = failure.or_else(|| Some("a core ended by a panic".to_owned())),
         }
     }
+    failure.map_or(Ok(()), |e| Err(StartError::Refused(e)))
 }
 
-/// From the first core's start to the last one's end, on the thread that waits for them.
-fn conduct(
-    hear: &mpsc::Receiver<Told>,
-    shared: &Shared,
-    volumes: usize,
-    ready: impl FnOnce(ReadyReport),
-) -> Result<(), StartError> {
-    let gone = || StartError::Refused("a core ended before it should".to_owned());
-    let mut missing: Vec<String> = Vec::new();
-    let mut said = false;
-    for _ in 0..shared.cores {
-        let told = loop {
-            match hear.recv_timeout(RECOVERY_NOTE) {
-                Ok(told) => break told,
-                Err(mpsc::RecvTimeoutError::Timeout) => {
-                    if !said {
-                        tracing::info!("still opening the volumes");
-                        said = true;
-                    }
-                }
-                Err(mpsc::RecvTimeoutError::Disconnected) => return Err(gone()),
-            }
-        };
-        match told {
-            Told::Started {
-                missing: lines,
-                recoveries,
-            } => {
-                for line in lines {
-                    if !missing.contains(&line) {
-                        missing.push(line);
-                    }
-                }
-                for (volume, recovery) in recoveries {
-                    report(volume, &recovery);
-                }
-            }
-            Told::Failed(why) => return Err(StartError::Refused(why)),
-            _ => return Err(gone()),
+/// Why a thread with a ring could not be had, in one line.
+fn core_refusal(error: &std::io::Error) -> String {
+    let remedy = match error.kind() {
+        // The kernel counts the rings of all of a user's processes as locked memory.
+        std::io::ErrorKind::OutOfMemory => {
+            "raise the limit of locked memory (ulimit -l 65536, LimitMEMLOCK=64M in a systemd unit), or that of the \
+             container's memory, or run fewer --cores"
         }
-    }
-    shared.serve.request();
-    for _ in 0..shared.cores {
-        match hear.recv() {
-            Ok(Told::Listens) => {}
-            Ok(Told::Failed(why)) => return Err(StartError::Refused(why)),
-            _ => return Err(gone()),
-        }
-    }
-    ready(ReadyReport {
-        cores: usize::from(shared.cores),
-        volumes,
-        missing,
-    });
-    let mut cut = 0;
-    for _ in 0..shared.cores {
-        match hear.recv() {
-            Ok(Told::Drained(connections)) => cut += connections,
-            _ => return Err(gone()),
-        }
-    }
-    if cut > 0 {
-        tracing::warn!("{cut} connections were cut at the end of the drain");
-    }
-    shared.close.request();
-    for _ in 0..shared.cores {
-        match hear.recv() {
-            Ok(Told::Closed(Ok(()))) => {}
-            // What was acknowledged is durable all the same.
-            Ok(Told::Closed(Err(why))) => tracing::error!("closing: {why}"),
-            _ => return Err(gone()),
-        }
-    }
-    Ok(())
-}
-
-/// Reads the layout, or formats: on a core that lives for that only.
-fn prepare(data: &mut DataDir, volumes: u16) -> Result<Layout, String> {
-    let formats = data.contents() != Contents::Formatted;
-    if formats {
-        data.begin_formatting().map_err(|error| error.to_string())?;
-    }
-    let directory = data.path().to_owned();
-    let small = rt::Config {
-        arena_bytes: 4 << 20,
-        entries: 64,
-        helpers: 1,
-        picked_buffers: 8,
-        spin: false,
-        register: false,
-        msg_ring: false,
+        _ => "run fewer --cores, or raise the limits of this process",
     };
-    let thread = rt::spawn_core(CoreId(0), None, small, move || async move {
-        node::prepare(&directory, volumes, &node::Settings::default()).await
-    });
-    let layout = match thread.map(rt::uring::CoreThread::join) {
-        Ok(Ok(prepared)) => prepared.map_err(|error| error.to_string())?,
-        Ok(Err(panic)) => std::panic::resume_unwind(panic),
-        Err(error) => return Err(format!("a core cannot be started: {error}")),
-    };
-    if formats {
-        data.end_formatting().map_err(|error| error.to_string())?;
-    }
-    Ok(layout)
+    format!("a core cannot be started: {error}; {remedy}")
 }
 
-fn report(volume: u16, recovery: &Recovery) {
-    if recovery.damage.is_empty() {
-        tracing::debug!("volume {volume}: {recovery:?}");
-    }
-    for damage in &recovery.damage {
-        tracing::error!("volume {volume}: {damage}");
-    }
-    if recovery.rebuilt {
-        tracing::warn!("volume {volume}: the index was rebuilt from the segment files");
-    }
-}
+/// Threads per core for what blocks: checkpoints, opening and allocating files.
+const HELPERS: usize = 2;
 
-/// What all cores know.
-#[derive(Clone)]
-struct Shared {
+/// What every core starts from.
+struct Plan {
     layout: Layout,
+    settings: node::Settings,
     cores: u16,
+    /// Each core takes its own.
+    mailboxes: Mutex<Vec<Option<Mailbox<Frame>>>>,
     address: SocketAddr,
+    /// For core 0.
+    claim: Mutex<Option<Claim>>,
     region: String,
     domains: Vec<String>,
     users: Vec<User>,
     drain: Duration,
     shutdown: Shutdown,
-    /// All volumes are open.
-    serve: Event,
-    /// No core has connections.
-    close: Event,
-    failed: Arc<AtomicBool>,
+    /// All cores have opened their volumes.
+    go: Shutdown,
+    /// Cores that still serve; volumes stay open until it is zero, because requests reach across cores.
+    serving: AtomicUsize,
+    served: Shutdown,
 }
 
-/// One core's life.
-async fn run_core(
-    shared: Shared,
-    core: CoreId,
-    mailbox: rt::Mailbox<Frame>,
-    claim: Option<Claim>,
-    tell: mpsc::Sender<Told>,
-) {
-    // Who hears has gone only when the whole start has failed.
-    let tell = |told| drop(tell.send(told));
-    let failed = || shared.failed.load(Ordering::Acquire);
-    let settings = node::Settings::default();
-    let share = node::start(&shared.layout, core, shared.cores, Some(mailbox), &settings).await;
-    let share = match share {
-        Ok(share) => share,
-        Err(error) => return tell(Told::Failed(error.to_string())),
+type Report = Result<Vec<String>, String>;
+
+/// One core, from opening its volumes to closing them.
+async fn run_core(plan: Arc<Plan>, core: CoreId, tell: mpsc::Sender<Report>) -> Result<(), String> {
+    let mailbox = {
+        let mut ends = plan.mailboxes.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
+        ends[usize::from(core.0)].take()
     };
-    tell(Told::Started {
-        missing: rt::uring::features().map_or(Vec::new(), |features| features.missing),
-        recoveries: share
-            .volumes
-            .iter()
-            .map(|(volume, _, recovery)| (*volume, recovery.clone()))
-            .collect(),
-    });
-    shared.serve.requested().await;
-    if failed() {
-        return;
-    }
-    node::start_upkeep(&share);
-    let listener = match claim {
-        Some(claim) => TcpListener::from_claim(claim),
-        None => match TcpListener::bind(shared.address) {
-            Ok(listener) => listener,
-            Err(error) => {
-                let why = format!("core {core} cannot listen on {}: {error}", shared.address);
-                return tell(Told::Failed(why));
+    let listen = || {
+        if core == CoreId(0) {
+            let claim = plan.claim.lock().unwrap_or_else(std::sync::PoisonError::into_inner).take();
+            if let Some(claim) = claim {
+                return Ok(TcpListener::from_claim(claim));
             }
-        },
+        }
+        TcpListener::bind(plan.address)
     };
-    let users = shared.users.iter().enumerate().map(|(index, user)| {
-        let mut made = if index == 0 {
-            s3::users::User::root(&user.access_key, user.secret_key.expose(), &user.id)
-        } else {
-            let (name, key) = (&user.name, &user.access_key);
-            s3::users::User::new(name, key, user.secret_key.expose(), &user.id)
-        };
-        made.email = user.email.clone();
-        made
-    });
-    let users = Users::new(shared.region.clone(), users);
-    let context = Rc::new(Context::new(
-        share.store.clone(),
-        users,
-        shared.domains.clone(),
-    ));
-    let (drained, asked) = (Rc::clone(&context), shared.shutdown.clone());
-    drop(rt::spawn(async move {
-        asked.requested().await;
-        drained.drain.request();
-    }));
-    tell(Told::Listens);
-    let cut = s3::server::serve(listener, context, shared.drain).await;
-    tell(Told::Drained(cut));
-    shared.close.requested().await;
-    if failed() {
-        return;
+    let started = match node::start(&plan.layout, core, plan.cores, mailbox, &plan.settings).await {
+        Ok(share) => listen().map(|l| (share, l)).map_err(|e| format!("{}: {e}", plan.address)),
+        Err(e) => Err(e.to_string()),
+    };
+    let (share, listener) = match started {
+        Ok(started) => started,
+        Err(e) => {
+            let _ = tell.send(Err(e.clone()));
+            plan.serving.fetch_sub(1, Ordering::AcqRel);
+            return Err(e);
+        }
+    };
+    for (v, _, recovery) in &share.volumes {
+        report_recovery(*v, recovery);
     }
-    let closed = node::stop(&share).await.map_err(|error| error.to_string());
-    tell(Told::Closed(closed));
+    let _ = tell.send(Ok(rt::features().map(|f| f.missing).unwrap_or_default()));
+    plan.go.requested().await;
+    node::start_upkeep(&share);
+
+    let users = plan.users.iter().enumerate().map(|(i, u)| {
+        let (key, secret, id) = (u.access_key.clone(), u.secret_key.expose(), u.id.clone());
+        let mut user = if i == 0 {
+            s3::users::User::root(key, secret, id)
+        } else {
+            s3::users::User::new(u.name.clone(), key, secret, id)
+        };
+        user.email = u.email.clone();
+        user
+    });
+    let users = Users::new(plan.region.clone(), users);
+    let context = Rc::new(Context::new(share.store.clone(), users, plan.domains.clone()));
+    {
+        let (context, store, shutdown) = (context.clone(), share.store.clone(), plan.shutdown.clone());
+        rt::spawn(async move {
+            shutdown.requested().await;
+            store.drain();
+            context.drain.request();
+        });
+    }
+    let cut = s3::server::serve(listener, context, plan.drain).await;
+    if cut > 0 {
+        tracing::warn!(core = core.0, connections = cut, "did not finish within the drain time");
+    }
+    if plan.serving.fetch_sub(1, Ordering::AcqRel) == 1 {
+        plan.served.request();
+    }
+    plan.served.requested().await;
+    node::stop(&share).await.map_err(|e| e.to_string())
+}
+
+fn report_recovery(volume: u16, recovery: &Recovery) {
+    if recovery.rebuilt {
+        tracing::warn!(volume, batches = recovery.batches_replayed, "the index was rebuilt from the segment files");
+    } else if recovery.batches_replayed > 0 {
+        tracing::info!(volume, batches = recovery.batches_replayed, "replayed the log");
+    }
+    if !recovery.damage.is_empty() {
+        tracing::error!(
+            volume,
+            losses = recovery.damage.join(" "),
+            accepted = recovery.accepted.join(" "),
+            "durable records cannot be read; what depends on them is refused until they are repaired, or accepted as \
+             lost by name (ostrakon accept-loss --help)"
+        );
+    }
+    if !recovery.ambiguous_tails.is_empty() {
+        tracing::info!(volume, heads = ?recovery.ambiguous_tails, "the log ended in a batch that was never finished");
+    }
 }

@@ -5,17 +5,20 @@
 //!
 //! | batch | readable | seq ≤ F | verdict |
 //! |---|---|---|---|
-//! | in a file that has a successor | no | – | damage: a file is left only after it was flushed |
+//! | in a sealed file | no | – | damage: a file is sealed only after it was flushed |
 //! | in the last file | no | yes | damage: it was flushed, so it was acknowledged or could have been |
 //! | in the last file | no | no | the log ends here; readable successors are dropped with it |
 //! | in the last file | yes | no | kept if its payloads are whole too, else the log ends here |
 //!
-//! Stale batches of a recycled file carry an older generation and are never looked at. An earlier file ends where the
-//! header of the next one says (`first_seq`), so batches dropped by an earlier recovery stay dropped.
+//! A file is sealed by its footer, which is flushed before the next file of its head takes a batch; recovery seals the
+//! file it found open. So every file but a head's last says itself where it ends, whatever was freed after it, and
+//! batches dropped by an earlier recovery stay dropped. Stale batches of a recycled file carry an older generation and
+//! are never looked at.
 
 use shard_format::{
-    BATCH_HEADER_SIZE, BLOCK_SIZE, BatchHeader, BatchSeq, Entry, FILE_HEADER_SIZE, FileHeader, FileNumber, Generation,
-    Head, Kind, Lsn, decode_batch_header, decode_directory,
+    BATCH_HEADER_SIZE, BLOCK_SIZE, BatchHeader, BatchSeq, Entry, FILE_HEADER_SIZE, FileHeader, FileNumber, FooterEntry,
+    Generation, Head, Kind, Lsn, decode_batch_header, decode_directory, decode_footer, decode_footer_header,
+    footer::FOOTER_HEADER_SIZE,
 };
 
 use super::{Extent, Files, HeadPosition, LogError, Pinned};
@@ -52,6 +55,17 @@ pub struct HeadEnd {
     pub ambiguous_tail: bool,
     /// Every command up to here has its outcome recorded.
     pub outcomes_to: BatchSeq,
+    /// The last file, if it was left open: recovery seals it.
+    pub unsealed: Option<Unsealed>,
+}
+
+/// A file to be sealed: its footer goes to `offset`.
+#[derive(Clone, Debug)]
+pub struct Unsealed {
+    pub file: FileNumber,
+    pub generation: Generation,
+    pub offset: u32,
+    pub batches: Vec<FooterEntry>,
 }
 
 /// A batch to replay.
@@ -148,6 +162,34 @@ async fn directory_at(
     Ok(decode_directory(bytes).ok())
 }
 
+/// The last batch of a sealed file, if its footer stands at `offset`.
+async fn footer_at(
+    window: &mut Window<'_>,
+    header: &FileHeader,
+    offset: u32,
+) -> Result<Option<BatchSeq>, LogError> {
+    if offset as usize + BLOCK_SIZE > window.file_length as usize {
+        return Ok(None);
+    }
+    let bytes = window.get(offset, FOOTER_HEADER_SIZE).await?;
+    let Ok(front) = decode_footer_header(bytes.try_into().expect("a footer header")) else { return Ok(None) };
+    let ours = front.file_number == header.file_number && front.generation == header.generation;
+    if !ours || u64::from(offset) + u64::from(front.footer_len) > u64::from(window.file_length) {
+        return Ok(None);
+    }
+    let bytes = window.get(offset, front.footer_len as usize).await?;
+    let before_first = BatchSeq(header.first_seq.0 - 1);
+    Ok(decode_footer(u64::from(offset), bytes).ok().map(|f| f.batches.last().map_or(before_first, |b| b.seq)))
+}
+
+/// What walking a file came to.
+struct Walked {
+    /// The batch after the last one of this file, as far as is known.
+    next: BatchSeq,
+    crc: Option<u32>,
+    sealed: bool,
+}
+
 /// Walks one file from `offset`, expecting batch `expected`, up to (not including) `end` if that is known.
 #[allow(clippy::too_many_arguments)]
 async fn walk(
@@ -159,28 +201,36 @@ async fn walk(
     end: Option<BatchSeq>,
     spans: &mut Vec<Span>,
     gaps: &mut Vec<Gap>,
-) -> Result<(BatchSeq, Option<u32>), LogError> {
+) -> Result<Walked, LogError> {
     let (file, generation, head) = (header.file_number, header.generation, header.head);
-    let Some(pin) = files.pin_number(file) else { return Ok((expected, previous_crc)) };
+    let pin = files.pin_number(file).expect("a known file");
     let file_length = files.file_length() as u32;
     let size = if head == Head::Bulk { 8 * BLOCK_SIZE } else { 128 * BLOCK_SIZE };
     let mut window = Window { pin: &pin, buf: None, start: 0, size, file_length };
-    while end.is_none_or(|e| expected < e) {
-        let found = match directory_at(&mut window, file, generation, head, offset).await {
-            Ok(found) => found,
-            Err(LogError::Unreadable { .. }) => None,
-            Err(e) => return Err(e),
-        };
+    let mut sealed = false;
+    loop {
+        let found = readable(directory_at(&mut window, file, generation, head, offset).await)?;
         if let Some((h, _)) = &found
-            && (h.seq == expected && previous_crc.is_none_or(|c| c == h.previous_crc)
+            && (h.seq == expected
+                && previous_crc.is_none_or(|c| c == h.previous_crc)
+                && end.is_none_or(|e| expected < e)
                 || crate::planted!("trust-stale-record"))
         {
             previous_crc = Some(h.header_crc);
             expected = BatchSeq(h.seq.0 + 1);
-            let length = h.batch_len;
             spans.push(Span { file, generation, offset, header: *h });
-            offset += length;
+            offset += h.batch_len;
             continue;
+        }
+        if let Some(last) = readable(footer_at(&mut window, header, offset).await)? {
+            if last >= expected {
+                // Cannot be: the footer stands right behind the last batch. Something before it is missing.
+                gaps.push(Gap { file, generation, offset, from: expected, to: last });
+                previous_crc = None;
+                expected = BatchSeq(last.0 + 1);
+            }
+            sealed = true;
+            break;
         }
         // Not what must follow. Is there anything later of this generation?
         let gap_at = offset;
@@ -190,24 +240,31 @@ async fn walk(
             if u64::from(probe) + BLOCK_SIZE as u64 > u64::from(file_length) {
                 break None;
             }
-            match directory_at(&mut window, file, generation, head, probe).await {
-                Ok(Some((h, _))) if h.seq >= expected && end.is_none_or(|e| h.seq < e) => break Some((probe, h)),
-                Ok(_) | Err(LogError::Unreadable { .. }) => probe += BLOCK_SIZE as u32,
-                Err(e) => return Err(e),
+            if let Some((h, _)) = readable(directory_at(&mut window, file, generation, head, probe).await)?
+                && h.seq >= expected
+                && end.is_none_or(|e| h.seq < e)
+            {
+                break Some((probe, h.seq));
             }
+            if let Some(last) = readable(footer_at(&mut window, header, probe).await)? {
+                break Some((probe, BatchSeq(last.0 + 1)));
+            }
+            probe += BLOCK_SIZE as u32;
         };
         window.size = size;
         match next {
-            Some((at, h)) => {
+            Some((at, seq)) => {
                 // Also when the sequence is right but the chain is not: then what stood here before is missing.
-                let to = BatchSeq(h.seq.0.saturating_sub(1).max(expected.0));
+                let to = BatchSeq(seq.0.saturating_sub(1).max(expected.0));
                 gaps.push(Gap { file, generation, offset: gap_at, from: expected, to });
-                expected = h.seq;
+                expected = seq;
                 previous_crc = None;
                 offset = at;
             }
             None => {
-                if let Some(e) = end {
+                if let Some(e) = end
+                    && expected < e
+                {
                     gaps.push(Gap { file, generation, offset: gap_at, from: expected, to: BatchSeq(e.0 - 1) });
                     expected = e;
                     previous_crc = None;
@@ -216,7 +273,15 @@ async fn walk(
             }
         }
     }
-    Ok((expected, previous_crc))
+    Ok(Walked { next: expected, crc: previous_crc, sealed })
+}
+
+/// Bytes the drive cannot read count as damaged ones.
+fn readable<T>(found: Result<Option<T>, LogError>) -> Result<Option<T>, LogError> {
+    match found {
+        Err(LogError::Unreadable { .. }) => Ok(None),
+        other => other,
+    }
 }
 
 /// Replays the files of one head (ascending by generation) from `from` (exclusive). `visit` sees every batch in order.
@@ -235,6 +300,7 @@ pub async fn replay(
     let mut crc = (from.seq.0 > 0).then_some(from.crc);
     let list: Vec<&FileHeader> = list.iter().filter(|h| h.generation >= from.generation).collect();
     let mut next_lsn = Lsn(0);
+    let mut sealed = true;
     for (i, header) in list.iter().enumerate() {
         // What is read below was perhaps never flushed by the process that wrote it. It is about to be relied on.
         let pin = files.pin_number(header.file_number).expect("listed");
@@ -256,13 +322,18 @@ pub async fn replay(
             expected = header.first_seq;
             crc = None;
         }
-        (expected, crc) = walk(files, header, offset, expected, crc, end, &mut spans, &mut gaps).await?;
+        let walked = walk(files, header, offset, expected, crc, end, &mut spans, &mut gaps).await?;
+        (expected, crc) = (walked.next, walked.crc);
+        sealed = walked.sealed;
     }
 
     let last = list.last().map(|h| (h.file_number, h.generation, h.first_seq));
     let mut floor = BatchSeq(last.map_or(from.seq.0, |(_, _, first)| first.0.saturating_sub(1)).max(from.seq.0));
     for span in &spans {
         floor = floor.max(span.header.flushed_seq);
+    }
+    if sealed {
+        floor = floor.max(BatchSeq(expected.0 - 1));
     }
     if crate::planted!("truncate-at-damage") {
         floor = from.seq;
@@ -281,8 +352,23 @@ pub async fn replay(
         }
     }
 
+    // What is kept beyond the floor was perhaps never flushed, or its flush failed and only the drive's cache still has
+    // it: a flush that succeeds now would prove nothing. So it is written again before it is relied on.
+    let rewritten: Vec<&Span> = spans.iter().filter(|s| s.header.seq > floor && s.header.seq < end).collect();
+    for span in &rewritten {
+        let pin = files.pin_number(span.file).expect("listed");
+        let (buf, _) = pin.read(span.offset, span.header.batch_len).await?;
+        let (result, _) = pin.handle().file.write_all_at(buf, u64::from(span.offset)).await;
+        result.map_err(|e| super::files::poison("write the log's tail again", &e))?;
+    }
+    if let Some(span) = rewritten.last() {
+        let pin = files.pin_number(span.file).expect("listed");
+        pin.handle().file.sync_data().await.map_err(|e| super::files::poison("flush the log's tail", &e))?;
+    }
+
     let mut result = HeadEnd { seq: BatchSeq(end.0 - 1), crc: from.crc, next_lsn, ..HeadEnd::default() };
-    result.ambiguous_tail = spans.iter().any(|s| s.header.seq >= end)
+    result.ambiguous_tail = !sealed
+        && (spans.iter().any(|s| s.header.seq >= end)
         || gaps.iter().any(|g| g.to >= end)
         || match (spans.last(), last) {
             (Some(s), Some((file, generation, _))) if s.file == file => {
@@ -293,7 +379,10 @@ pub async fn replay(
                 looks_like_batch(files, file, generation, at).await
             }
             _ => false,
-        };
+        });
+    if let (false, Some(header)) = (sealed, list.last()) {
+        result.unsealed = Some(unsealed(files, header, end).await?);
+    }
     for gap in gaps.iter().filter(|g| g.from < end) {
         result.damage.push(Damage {
             head: list[0].head,
@@ -414,6 +503,25 @@ async fn looks_like_batch(files: &Files, file: FileNumber, generation: Generatio
             }
         }
     }
+}
+
+/// What the footer of a file left open must say: its batches before `end`.
+async fn unsealed(files: &Files, header: &FileHeader, end: BatchSeq) -> Result<Unsealed, LogError> {
+    let (mut spans, mut gaps) = (Vec::new(), Vec::new());
+    let start = FILE_HEADER_SIZE as u32;
+    walk(files, header, start, header.first_seq, None, Some(end.max(header.first_seq)), &mut spans, &mut gaps).await?;
+    spans.retain(|s| s.header.seq < end);
+    let offset = spans.last().map_or(start, |s| s.offset + s.header.batch_len);
+    let batches = spans
+        .iter()
+        .map(|s| FooterEntry {
+            offset_blocks: s.offset / BLOCK_SIZE as u32,
+            record_count: s.header.record_count,
+            seq: s.header.seq,
+            first_lsn: s.header.first_lsn,
+        })
+        .collect();
+    Ok(Unsealed { file: header.file_number, generation: header.generation, offset, batches })
 }
 
 /// Reads the batches of a sealed file for reclaim and inspection. Stops at the first batch that cannot be read and

@@ -445,6 +445,16 @@ mod tests {
         let changed = format!("x-amz-checksum-crc32c:sOO8/R==\r\n{TRAILER_SIGNED}\r\n\r\n");
         let decoder = AwsChunked::new(66560, Some(example_signer(true)), Some(Algorithm::Crc32c));
         assert!(decode(decoder, &trailer_example(&changed), &[9000]).is_err());
+        // Well-formed, but not what was signed.
+        let decoder = AwsChunked::new(66560, Some(example_signer(true)), Some(Algorithm::Crc32c));
+        let other = format!("x-amz-checksum-crc32c:AAAAAA==\r\n{TRAILER_SIGNED}\r\n\r\n");
+        let found = decode(decoder, &trailer_example(&other), &[9000]);
+        assert_eq!(found, Err(BodyError::Signature));
+        let decoder = AwsChunked::new(66560, Some(example_signer(true)), Some(Algorithm::Crc32c));
+        let forged = TRAILER_SIGNED.replace("e435", "e436");
+        let other = format!("x-amz-checksum-crc32c:sOO8/Q==\r\n{forged}\r\n\r\n");
+        let found = decode(decoder, &trailer_example(&other), &[9000]);
+        assert_eq!(found, Err(BodyError::Signature));
         let after = format!(
             "x-amz-checksum-crc32c:sOO8/Q==\r\n{TRAILER_SIGNED}\r\nx-amz-checksum-crc32c:sOO8/Q==\r\n\r\n"
         );

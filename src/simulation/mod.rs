@@ -148,9 +148,9 @@ impl Scenario {
         });
         let cores = rng.between(1, 2) as u16;
         let volumes = cores + rng.below(2) as u16;
-        let file_length = [256 << 10, 512 << 10, 1 << 20][rng.below(3) as usize];
-        // Seven files are what three heads, the reserve and a spare need.
-        let files = if faults == Faults::Full { rng.between(9, 12) } else { 200 };
+        let file_length = [512 << 10, 1 << 20, 2 << 20][rng.below(3) as usize];
+        // Three heads, the reserve and a spare need seven, and each restart leaves some half full.
+        let files = if faults == Faults::Full { rng.between(11, 15) } else { 200 };
         Scenario {
             faults,
             cores,
@@ -210,11 +210,12 @@ struct Run {
     verbose: bool,
     bucket: Option<crate::object::BucketInfo>,
     operations: u64,
+    /// What the next start finds of each volume's index.
+    indexes: Vec<twin::Choice>,
 }
 
 /// Runs one seed.
 pub fn run(options: &Options) -> Result<Summary, Violation> {
-    twin::clear();
     let world = World::new(options.seed);
     let mut rng = world.stream("scenario", 0);
     let scenario = Scenario::draw(&mut rng, options.faults);
@@ -232,12 +233,12 @@ pub fn run(options: &Options) -> Result<Summary, Violation> {
         verbose: options.verbose,
         bucket: None,
         operations: 0,
+        indexes: Vec::new(),
     };
     let result = run.life();
     run.summary.trace = run.world.trace();
     let summary = run.summary.clone();
     drop(run);
-    twin::clear();
     match result {
         Ok(()) => Ok(summary),
         Err(what) => Err(Violation { seed: options.seed, what }),
@@ -274,7 +275,7 @@ impl Run {
             self.say(format_args!("round {round}"));
             self.world.set_plan(self.drive, self.scenario.healthy());
             let Some(shares) = self.start_until_up(!first)? else { return Ok(()) };
-            let damaged = self.take_recoveries(&shares);
+            let damaged = self.check_recoveries(&shares)?;
             if first {
                 self.make_bucket(&shares)?;
                 first = false;
@@ -304,7 +305,7 @@ impl Run {
         // The last start: the index is gone, the segment files tell all.
         self.world.set_plan(self.drive, self.scenario.healthy());
         let Some(shares) = self.start_until_up(false)? else { return Ok(()) };
-        let damaged = self.take_recoveries(&shares);
+        let damaged = self.check_recoveries(&shares)?;
         self.verify(&shares, damaged)?;
         if damaged {
             return Ok(());
@@ -314,11 +315,9 @@ impl Run {
         }
         self.finish(&shares)?;
         drop(shares);
-        for path in twin::paths() {
-            twin::destroy(&path).map_err(|e| format!("the index is still open: {e}"))?;
-        }
+        self.indexes = vec![twin::Choice::Absent; usize::from(self.scenario.volumes)];
         let Some(shares) = self.start_until_up(false)? else { return Ok(()) };
-        let damaged = self.take_recoveries(&shares);
+        let damaged = self.check_recoveries(&shares)?;
         self.verify(&shares, damaged)?;
         self.finish(&shares)
     }
@@ -335,7 +334,16 @@ impl Run {
                 self.arm(40);
             }
             match self.start()? {
-                Start::Up(shares) => return Ok(Some(shares)),
+                Start::Up(shares) => {
+                    // A failure drawn for the start that did not strike is off.
+                    self.world.fail_at(self.node, u64::MAX, Point::Before, Failure::Crash);
+                    if let Stop::Failed(_) = self.world.run_for(Duration::from_millis(20)) {
+                        drop(shares);
+                        self.lose_index();
+                        continue;
+                    }
+                    return Ok(Some(shares));
+                }
                 Start::Failed => self.lose_index(),
                 Start::Refused(why) if self.scenario.faults == Faults::Rot => {
                     self.say(format_args!("refused to start: {why}"));
@@ -352,8 +360,13 @@ impl Run {
         let settings = self.scenario.settings();
         let volumes = self.scenario.volumes;
         let directory = PathBuf::from(DIRECTORY);
-        let prepared =
-            self.world.run_on(self.node, CoreId(0), async move { node::prepare(&directory, volumes, &settings).await });
+        let indexes = std::mem::take(&mut self.indexes);
+        let prepared = self.world.run_on(self.node, CoreId(0), async move {
+            for (volume, choice) in indexes.into_iter().enumerate() {
+                twin::power_cut(&directory.join(format!("volume-{volume}/index")), choice);
+            }
+            node::prepare(&directory, volumes, &settings).await
+        });
         let layout: Rc<Layout> = match prepared {
             Ok(Ok(layout)) => Rc::new(layout),
             Ok(Err(e)) => return Ok(Start::Refused(e.to_string())),
@@ -412,6 +425,16 @@ impl Run {
             self.say(format_args!("volume {v}: {recovery:?}"));
         }
         damaged
+    }
+
+    /// Damage where nothing was damaged is a broken promise too.
+    fn check_recoveries(&mut self, shares: &Started) -> Result<bool, String> {
+        let damaged = self.take_recoveries(shares);
+        if damaged && self.scenario.faults != Faults::Rot {
+            let all: Vec<_> = shares.iter().flat_map(|s| &s.volumes).map(|(_, _, r)| &r.damage).collect();
+            return Err(format!("undamaged files are called damaged: {all:?}"));
+        }
+        Ok(damaged)
     }
 
     // ------------------------------------------------------------------------------------------- loading
@@ -534,14 +557,15 @@ impl Run {
 
     /// After a power cut the index is at its last commit, the one before, or gone.
     fn lose_index(&mut self) {
-        for path in twin::paths() {
+        self.indexes.clear();
+        for volume in 0..self.scenario.volumes {
             let choice = match self.rng.below(6) {
                 0 => twin::Choice::OneBefore,
                 1 => twin::Choice::Absent,
                 _ => twin::Choice::Last,
             };
-            self.say(format_args!("index {}: {choice:?}", path.display()));
-            twin::power_cut(&path, choice);
+            self.say(format_args!("index of volume {volume}: {choice:?}"));
+            self.indexes.push(choice);
         }
     }
 
@@ -598,7 +622,11 @@ impl Run {
         let emptied =
             self.world.run_on(self.node, CoreId(0), async move { workload::empty_and_refill(&store, &load).await });
         match emptied {
-            Ok(result) => result,
+            Ok(Err(what)) => {
+                let tables: Vec<_> = shares.iter().flat_map(|s| &s.volumes).map(|(v, volume, _)| (v, volume.files())).collect();
+                Err(format!("{what}; files {tables:?}"))
+            }
+            Ok(Ok(())) => Ok(()),
             Err(stop) => Err(format!("emptying a full drive ended with {stop:?}")),
         }
     }

@@ -311,7 +311,8 @@ pub async fn look_at_everything(store: &Store, load: &Load, strict: bool) -> Res
 
 /// Deletes everything, waits for reclaim, and puts again.
 pub async fn empty_and_refill(store: &Store, load: &Load) -> Result<(), String> {
-    for name in load.model.borrow().names() {
+    let names = load.model.borrow().names();
+    for name in names {
         load.model.borrow_mut().attempt(&name, None);
         store.delete(&load.bucket, &name).await.map_err(|e| format!("delete on a full drive: {e}"))?;
         load.model.borrow_mut().settle(&name);

@@ -25,7 +25,7 @@ use super::{
 use crate::{
     index::{Index, IndexError, ScanEnd, Step, Table},
     log::{
-        FileState, Files, FilesConfig, HEADS, HeadStart, Log, LogConfig, Segment, head_index,
+        FileState, Files, FilesConfig, HEADS, HeadStart, Log, LogConfig, Segment, head_index, write_footer,
         recover::{Damage, HeadEnd, ReplayBatch, replay},
     },
     rt,
@@ -237,7 +237,13 @@ impl Volume {
             .filter(|d| !d.is_empty())
             .map(|d| format!("durable records cannot be read: {}", d.iter().map(|s| s.as_str()).collect::<Vec<_>>().join(", ")));
 
-        // Everything goes on above what was ever used, and in new files.
+        // Everything goes on above what was ever used, and in new files. The old ones are sealed first, so that they
+        // tell where they end when their successors are long freed.
+        for end in &ends {
+            if let Some(unsealed) = &end.unsealed {
+                write_footer(&files, unsealed).await?;
+            }
+        }
         let incarnation = found
             .iter()
             .filter_map(|f| f.header.as_ref().ok().copied().flatten())
