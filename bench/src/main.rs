@@ -7,6 +7,7 @@
 //! | `listing` | pages of 1,000 keys of 1 M keys, under delimiters and after deletes | a page of 10 k keys |
 //! | `restart` | process start to the first object read, after a stop and after a kill | an empty store |
 //! | `checkpoint` | writing the index's memory table, and what the core feels of it | 10 k keys |
+//! | `reclaim` | emptying files of overwritten small records | their own bytes |
 //!
 //! Every command takes tiny sizes, which `tests/tiny.rs` runs so that none of them rots. Results are
 //! folded into a hash that is printed, so that no work can be optimised away.
@@ -17,6 +18,7 @@ mod fio;
 mod listing;
 mod log;
 mod measure;
+mod reclaim;
 mod restart;
 mod scratch;
 
@@ -45,6 +47,8 @@ enum Command {
     Restart(restart::Options),
     /// Cost of an index checkpoint
     Checkpoint(checkpoint::Options),
+    /// Cost of giving back the space of overwritten records
+    Reclaim(reclaim::Options),
     /// One process of `restart`
     #[command(hide = true)]
     Phase(restart::Phase),
@@ -87,6 +91,7 @@ fn main() -> ExitCode {
         Command::Listing(options) => listing::run(&options),
         Command::Restart(options) => restart::run(&options),
         Command::Checkpoint(options) => checkpoint::run(&options),
+        Command::Reclaim(options) => reclaim::run(&options),
         Command::Phase(phase) => restart::run_phase(&phase),
     };
     match result {

@@ -87,3 +87,9 @@ fn checkpoint() {
         ],
     );
 }
+
+#[test]
+fn reclaim() {
+    let text = run("reclaim", &["reclaim", "--keys", "2000", "--rounds", "2"]);
+    assert!(text.contains("segment files at the end"), "{text}");
+}
