@@ -14,13 +14,42 @@ use shard_format::{FileNumber, Head, Kind, MetadataEntry};
 
 use super::{Liveness, Volume, VolumeError, VolumeRecord, Waiter, recover::read_header, shards};
 use crate::{
-    limits::{RECLAIM_LIVE_PERCENT, RESERVE_FILES, SPARE_FILES, STORE_BYTES_MAX},
+    limits::{BATCH_RECORDS_MAX, RECLAIM_LIVE_PERCENT, RESERVE_FILES, SPARE_FILES, STORE_BYTES_MAX},
     log::{Append, Extent, FileState, LogError, Record, Segment, recover::walk_sealed},
     rt,
 };
 
 /// A live share above which copying a file costs more than it gives, even when space is short (percent).
 const PRESSURE_LIVE_PERCENT: u64 = 90;
+
+/// Records of a victim that are looked at in one turn of the reactor; about 0.1 ms.
+const RECORDS_PER_TURN: usize = 64;
+
+/// Metadata records on their way to the relocate head: what shares one append, and so one batch. Alone, each would take
+/// a directory block and a write of its own, and a file of small records would need more room than it gives back.
+#[derive(Default)]
+struct Gathered {
+    records: Vec<Record>,
+    bytes: usize,
+}
+
+impl Gathered {
+    /// Half of what a batch may hold, so that the group fits one with its directory.
+    fn is_full(&self, file_length: u64) -> bool {
+        let bytes_max = STORE_BYTES_MAX.min(file_length as usize / 8);
+        self.records.len() >= BATCH_RECORDS_MAX / 2 || self.bytes >= bytes_max
+    }
+
+    fn push(&mut self, entry: MetadataEntry, payload: &[u8]) {
+        self.bytes += payload.len();
+        self.records.push(Record::Metadata { entry, payload: payload.to_vec() });
+    }
+
+    fn take(&mut self) -> Vec<Record> {
+        self.bytes = 0;
+        std::mem::take(&mut self.records)
+    }
+}
 
 /// A record found in a victim.
 enum Found {
@@ -134,9 +163,12 @@ impl Volume {
         files.free(number, self.incarnation(), self.0.log.next_lsn()).await?;
         self.count(|c| c.files_freed += 1);
         let store = self.view();
-        for f in &found {
+        for (n, f) in found.iter().enumerate() {
             if let Found::Metadata { entry, payload, .. } = f {
                 self.0.machine.freed(&store, payload, entry);
+            }
+            if n % RECORDS_PER_TURN == RECORDS_PER_TURN - 1 {
+                rt::yield_now().await;
             }
         }
         self.0.dirty.set(true);
@@ -152,8 +184,14 @@ impl Volume {
     /// Copies what is live and waits until the copies are durable and the index points at them.
     async fn empty(&self, number: FileNumber, found: &[Found]) -> Result<(), VolumeError> {
         let mut pending = Vec::new();
-        let mut at = 0;
+        let mut gathered = Gathered::default();
+        let file_length = self.0.log.files().file_length();
+        let (mut at, mut looked_at) = (0, 0);
         while at < found.len() {
+            looked_at += 1;
+            if looked_at % RECORDS_PER_TURN == 0 {
+                rt::yield_now().await;
+            }
             match &found[at] {
                 Found::Metadata { entry, payload, extent, whole } => {
                     at += 1;
@@ -165,8 +203,10 @@ impl Volume {
                         return Err(self.damaged(number, extent));
                     }
                     let entry = MetadataEntry { relocated: true, ..*entry };
-                    let record = Record::Metadata { entry, payload: payload.clone() };
-                    pending.push(self.relocate(record).await?);
+                    gathered.push(entry, payload);
+                    if gathered.is_full(file_length) {
+                        pending.push(self.relocate(gathered.take()).await?);
+                    }
                 }
                 Found::Volume { payload, whole } => {
                     at += 1;
@@ -179,7 +219,7 @@ impl Volume {
                         let held = own != Some(generation) && self.0.log.files().holds(generation);
                         if held {
                             let record = Record::Volume { payload: payload.clone() };
-                            pending.push(self.relocate_outcome(record).await?);
+                            pending.push(self.relocate_outcome(vec![record]).await?);
                         }
                     }
                 }
@@ -191,10 +231,12 @@ impl Volume {
                     }
                     let (run, next) = self.read_run(number, found, at).await?;
                     at = next;
-                    pending.push(self.relocate(run).await?);
+                    pending.push(self.relocate(vec![run]).await?);
                 }
             }
-            rt::yield_now().await;
+        }
+        if !gathered.records.is_empty() {
+            pending.push(self.relocate(gathered.take()).await?);
         }
         for head in [Head::Relocate, Head::Commit] {
             self.0.log.sync(head).await?;
@@ -209,35 +251,36 @@ impl Volume {
 
     async fn relocate(
         &self,
-        record: Record,
+        records: Vec<Record>,
     ) -> Result<futures_channel::oneshot::Receiver<Result<(), VolumeError>>, VolumeError> {
-        self.append_for_reclaim(Head::Relocate, record).await
+        self.append_for_reclaim(Head::Relocate, records).await
     }
 
     /// Outcomes are read from the commit head only.
     async fn relocate_outcome(
         &self,
-        record: Record,
+        records: Vec<Record>,
     ) -> Result<futures_channel::oneshot::Receiver<Result<(), VolumeError>>, VolumeError> {
-        self.append_for_reclaim(Head::Commit, record).await
+        self.append_for_reclaim(Head::Commit, records).await
     }
 
     async fn append_for_reclaim(
         &self,
         head: Head,
-        record: Record,
+        records: Vec<Record>,
     ) -> Result<futures_channel::oneshot::Receiver<Result<(), VolumeError>>, VolumeError> {
         if self.0.closing.get() {
             return Err(VolumeError::Closed);
         }
         self.0.log.room(head).await?;
-        let bytes = match &record {
+        let bytes = |record: &Record| match record {
             Record::Metadata { payload, .. } | Record::Volume { payload } => payload.len() as u64,
             Record::Segments { data, .. } => data.len() as u64,
         };
+        let bytes: u64 = records.iter().map(bytes).sum();
         self.count(|c| c.bytes_relocated += bytes);
         let (tx, rx) = futures_channel::oneshot::channel();
-        let ticket = self.0.log.append(head, Append { records: vec![record], waiter: Waiter::Stored(tx) });
+        let ticket = self.0.log.append(head, Append { records, waiter: Waiter::Stored(tx) });
         self.0.log.written(head, ticket).await?;
         Ok(rx)
     }
