@@ -52,6 +52,8 @@ pub struct HeadPosition {
 pub struct HeadStart {
     pub seq: BatchSeq,
     pub crc: u32,
+    /// Up to where the volume has processed the head. One without a file means the beginning.
+    pub position: HeadPosition,
 }
 
 pub struct LogConfig {
@@ -158,7 +160,7 @@ impl<W: 'static> Log<W> {
                 ended: Cell::new(false),
                 sync_wanted: Cell::new(start.seq),
                 unflushed: RefCell::default(),
-                position: Cell::new(HeadPosition { seq: start.seq, crc: start.crc, ..Default::default() }),
+                position: Cell::new(start.position),
                 queued: Cell::default(),
                 taken: Cell::default(),
                 written_to: Cell::default(),

@@ -47,6 +47,9 @@ impl std::fmt::Display for Damage {
 pub struct HeadEnd {
     pub seq: BatchSeq,
     pub crc: u32,
+    /// Behind the last batch that was replayed, or where the replay began: a later one may begin here once the index
+    /// holds what this one told, provided there is no damage (that is to be found again).
+    pub position: HeadPosition,
     /// No LSN at or above this was ever used in these files.
     pub next_lsn: Lsn,
     pub damage: Vec<Damage>,
@@ -366,7 +369,7 @@ pub async fn replay(
         pin.handle().file.sync_data().await.map_err(|e| super::files::poison("flush the log's tail", &e))?;
     }
 
-    let mut result = HeadEnd { seq: BatchSeq(end.0 - 1), crc: from.crc, next_lsn, ..HeadEnd::default() };
+    let mut result = HeadEnd { seq: BatchSeq(end.0 - 1), crc: from.crc, next_lsn, position: from, ..HeadEnd::default() };
     result.ambiguous_tail = !sealed
         && (spans.iter().any(|s| s.header.seq >= end)
         || gaps.iter().any(|g| g.to >= end)
@@ -400,6 +403,13 @@ pub async fn replay(
             continue;
         }
         result.crc = h.header_crc;
+        result.position = HeadPosition {
+            file: span.file,
+            generation: span.generation,
+            offset: span.offset + h.batch_len,
+            seq: h.seq,
+            crc: h.header_crc,
+        };
         result.outcomes_to = result.outcomes_to.max(h.outcomes_to);
         match read_front(files, span).await {
             Ok((front, entries)) => {

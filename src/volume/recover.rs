@@ -25,7 +25,7 @@ use super::{
 use crate::{
     index::{Index, IndexError, ScanEnd, Step, Table},
     log::{
-        FileState, Files, FilesConfig, HEADS, HeadStart, Log, LogConfig, Segment, head_index, write_footer,
+        FileState, Files, FilesConfig, HEADS, HeadPosition, HeadStart, Log, LogConfig, Segment, head_index, write_footer,
         recover::{Damage, HeadEnd, ReplayBatch, replay},
     },
     rt,
@@ -255,7 +255,11 @@ impl Volume {
         let mut heads = [HeadStart::default(); 3];
         for (i, h) in heads.iter_mut().enumerate() {
             let end = &ends[i];
-            *h = HeadStart { seq: BatchSeq(end.seq.0.max(position.heads[i].seq.0)), crc: end.crc };
+            let (seq, crc) = (BatchSeq(end.seq.0.max(position.heads[i].seq.0)), end.crc);
+            // The next checkpoint holds what was replayed, so the next start need not read it again, whether or not this
+            // head writes until then. Damage stays in reach: from the beginning.
+            let place = if end.damage.is_empty() { end.position } else { HeadPosition::default() };
+            *h = HeadStart { seq, crc, position: HeadPosition { seq, crc, ..place } };
         }
         let log = Log::new(files, LogConfig { incarnation: Incarnation(incarnation), next_lsn, heads });
         for head in HEADS {
