@@ -80,7 +80,8 @@ impl Layout {
             drive: self.drive,
             volume: self.volumes[usize::from(volume)],
             segment_file_length: self.segment_file_length,
-            index_headroom: settings.index_headroom,
+            // All volumes of the drive see the same free bytes.
+            index_headroom: settings.index_headroom * self.volumes.len() as u64,
             index_kind: settings.index_kind,
         }
     }

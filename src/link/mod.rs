@@ -40,7 +40,8 @@ pub enum Request {
     Buckets,
     IsEmpty { bucket: BucketId },
     List(ListQuery),
-    Lease { object: ObjectId },
+    /// A new, leased object id of a key.
+    Begin { key_hash32: u32 },
     Renew { object: ObjectId },
     Release { object: ObjectId },
     /// Which of these may be freed: no version names them and none will.
@@ -59,6 +60,7 @@ pub enum Reply {
     Empty(bool),
     Page(Page),
     Renewed(bool),
+    Begun(ObjectId),
     Orphans(Vec<ObjectId>),
     Status(VolumeStatus),
 }
@@ -207,10 +209,7 @@ impl Link {
             Request::Buckets => Reply::Buckets(groups.buckets().await?),
             Request::IsEmpty { bucket } => Reply::Empty(groups.is_empty(bucket)?),
             Request::List(query) => Reply::Page(groups.list(&query).await?),
-            Request::Lease { object } => {
-                groups.lease(object);
-                Reply::Done
-            }
+            Request::Begin { key_hash32 } => Reply::Begun(groups.begin(key_hash32)),
             Request::Renew { object } => Reply::Renewed(groups.renew(object)),
             Request::Release { object } => {
                 groups.release(object);

@@ -153,8 +153,8 @@ pub struct Files {
     in_use: RefCell<BTreeSet<Generation>>,
     next_generation: Cell<u64>,
     next_number: Cell<u32>,
-    /// Files being created or taken right now, so that two heads do not spend the same reserve.
-    creating: Cell<usize>,
+    /// A file is being created: one at a time, so that many who wait for room make one file and not many.
+    creating: Cell<bool>,
     freed: Notify,
 }
 
@@ -192,7 +192,7 @@ impl Files {
             in_use: RefCell::default(),
             next_generation: Cell::new(1),
             next_number: Cell::new(0),
-            creating: Cell::new(0),
+            creating: Cell::new(false),
             freed: Notify::new(),
         };
         let mut found = Vec::new();
@@ -207,9 +207,10 @@ impl Files {
                 .map_err(|e| unreadable(number, e))?;
             let length = file.len().await.map_err(|e| unreadable(number, e))?;
             if length < files.config.file_length {
-                // A creation that did not get as far as its flush: never used, made whole again.
-                file.allocate(files.config.file_length).await.map_err(|e| unreadable(number, e))?;
-                file.sync_all().await.map_err(|e| unreadable(number, e))?;
+                // A creation that did not get as far as its flush: never used.
+                drop(file);
+                rt::fs::remove_file(&files.path(number)).await.map_err(|e| unreadable(number, e))?;
+                continue;
             }
             let mut buf = Buf::alloc(FILE_HEADER_SIZE).await;
             buf.set_len(FILE_HEADER_SIZE);
@@ -367,9 +368,14 @@ impl Files {
         let full_or = |e: io::Error| {
             if e.kind() == io::ErrorKind::StorageFull { LogError::Full } else { poison("create a segment file", &e) }
         };
-        let reserved = (self.creating.get() as u64 + 1) * self.config.file_length + self.config.headroom;
-        self.creating.set(self.creating.get() + 1);
-        let _guard = CountGuard(&self.creating);
+        if self.creating.get() {
+            // Somebody is at it; look again when it is done.
+            self.freed.notified().await;
+            return Ok(());
+        }
+        self.creating.set(true);
+        let _guard = Creating(self);
+        let reserved = self.config.file_length + self.config.headroom;
         if rt::fs::free_bytes(&self.config.directory).await.map_err(full_or)? < reserved {
             return Err(LogError::Full);
         }
@@ -531,11 +537,12 @@ pub struct Activated {
     pub generation: Generation,
 }
 
-struct CountGuard<'a>(&'a Cell<usize>);
+struct Creating<'a>(&'a Files);
 
-impl Drop for CountGuard<'_> {
+impl Drop for Creating<'_> {
     fn drop(&mut self) {
-        self.0.set(self.0.get() - 1);
+        self.0.creating.set(false);
+        self.0.freed.notify_all();
     }
 }
 

@@ -47,18 +47,11 @@ pub struct HeadPosition {
     pub crc: u32,
 }
 
-/// What a head starts from: where recovery found its end.
-#[derive(Clone, Copy, Debug, Default)]
-pub struct HeadStart {
-    pub seq: BatchSeq,
-    pub crc: u32,
-}
-
 pub struct LogConfig {
     pub incarnation: Incarnation,
     pub next_lsn: Lsn,
-    /// Indexed by [`head_index`].
-    pub heads: [HeadStart; 3],
+    /// Where each head's log ends, indexed by [`head_index`].
+    pub heads: [HeadPosition; 3],
 }
 
 pub fn head_index(head: Head) -> usize {
@@ -105,6 +98,8 @@ struct HeadState<W> {
     /// Highest sequence whose being flushed is recorded on disk by a later batch.
     floor: Cell<BatchSeq>,
     floor_wanted: Cell<bool>,
+    /// It has had a file since the start.
+    opened: Cell<bool>,
     /// Its task has ended.
     ended: Cell<bool>,
     sync_wanted: Cell<BatchSeq>,
@@ -154,10 +149,11 @@ impl<W: 'static> Log<W> {
                 flushed: Cell::new(start.seq),
                 floor: Cell::new(start.seq),
                 floor_wanted: Cell::new(false),
+                opened: Cell::new(false),
                 ended: Cell::new(false),
                 sync_wanted: Cell::new(start.seq),
                 unflushed: RefCell::default(),
-                position: Cell::new(HeadPosition { seq: start.seq, crc: start.crc, ..Default::default() }),
+                position: Cell::new(start),
                 queued: Cell::default(),
                 taken: Cell::default(),
                 written_to: Cell::default(),
@@ -291,6 +287,7 @@ impl<W: 'static> Log<W> {
         for kind in HEADS {
             self.sync(kind).await?;
         }
+        self.record_floor(Head::Commit).await?;
         self.0.closing.set(true);
         for kind in HEADS {
             let head = self.head(kind);
@@ -308,7 +305,7 @@ impl<W: 'static> Log<W> {
     /// for the end of the log. An idle head does so by itself.
     pub async fn record_floor(&self, kind: Head) -> Result<(), LogError> {
         let head = self.head(kind);
-        while head.floor.get() < head.flushed.get() {
+        while self.needs_floor(head) {
             self.check()?;
             head.floor_wanted.set(true);
             head.work.notify_one();
@@ -330,7 +327,8 @@ impl<W: 'static> Log<W> {
         if self.0.closing.get() { Err(LogError::Closed) } else { Ok(()) }
     }
 
-    fn poison(&self, error: &LogError) {
+    /// Ends all writing: what the drive holds is unknown from here on.
+    pub fn poison(&self, error: &LogError) {
         tracing::error!(%error, "the volume accepts no more writes");
         self.0.poisoned.borrow_mut().get_or_insert_with(|| error.clone());
         for head in &self.0.heads {
@@ -370,7 +368,7 @@ impl<W: 'static> Log<W> {
                 head.progress.notify_all();
             } else if self.0.closing.get() {
                 return;
-            } else if kind != Head::Bulk && head.floor.get() < head.flushed.get() {
+            } else if self.needs_floor(head) {
                 let idle = head.floor_wanted.take()
                     || select_biased! {
                         () = head.work.notified().fuse() => false,
@@ -392,6 +390,12 @@ impl<W: 'static> Log<W> {
                 head.work.notified().await;
             }
         }
+    }
+
+    /// Something is flushed, or ruled, that the log does not say yet.
+    fn needs_floor(&self, head: &HeadState<W>) -> bool {
+        head.floor.get() < head.flushed.get()
+            || (head.kind == Head::Commit && head.file.borrow().is_some() && !self.sink().outcomes().0.is_empty())
     }
 
     /// Takes as many appends as fit one batch.
@@ -589,7 +593,7 @@ impl<W: 'static> Log<W> {
             return Ok(());
         }
         let class = match head.kind {
-            Head::Commit if head.file.borrow().is_none() => SpaceClass::Start,
+            Head::Commit if !head.opened.get() => SpaceClass::Start,
             Head::Commit => SpaceClass::Commit,
             Head::Bulk => SpaceClass::Put,
             Head::Relocate => SpaceClass::Reclaim,
@@ -611,6 +615,7 @@ impl<W: 'static> Log<W> {
             .files
             .activate(head.kind, class, first_seq, self.0.incarnation, self.0.lsn.next())
             .await?;
+        head.opened.set(true);
         *head.file.borrow_mut() = Some(OpenFile {
             handle: handle.clone(),
             generation,

@@ -28,7 +28,7 @@ use shard_format::{BatchSeq, FileNumber, Generation, Head, Lsn, MetadataEntry, S
 
 pub use self::{
     files::{FileState, Files, FilesConfig, Found, Pinned, SpaceClass},
-    head::{HEADS, HeadPosition, HeadStart, Log, LogConfig, Ticket, head_index, write_footer},
+    head::{HEADS, HeadPosition, Log, LogConfig, Ticket, head_index, write_footer},
 };
 use crate::rt::Buf;
 

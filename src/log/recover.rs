@@ -55,6 +55,8 @@ pub struct HeadEnd {
     pub ambiguous_tail: bool,
     /// Every command up to here has its outcome recorded.
     pub outcomes_to: BatchSeq,
+    /// The end as a position to replay from.
+    pub position: HeadPosition,
     /// The last file, if it was left open: recovery seals it.
     pub unsealed: Option<Unsealed>,
 }
@@ -130,7 +132,11 @@ impl Window<'_> {
             if want < need {
                 return Err(LogError::Unreadable { what: "past the end of the segment file".into() });
             }
-            let (buf, at) = self.pin.read(start, want as u32).await?;
+            let (buf, at) = match self.pin.read(start, want as u32).await {
+                // A sector that cannot be read costs only those who need it.
+                Err(LogError::Unreadable { .. }) if want > need => self.pin.read(start, need as u32).await?,
+                other => other?,
+            };
             debug_assert_eq!(at, 0);
             self.buf = Some(buf);
             self.start = start;
@@ -140,8 +146,10 @@ impl Window<'_> {
     }
 }
 
-/// A whole directory at `offset`, if one of this file's generation stands there.
+/// A whole directory at `offset`, if one of this file's generation stands there. Raises `floor` to what any header
+/// there says was flushed, also one whose directory is torn.
 async fn directory_at(
+    floor: &mut BatchSeq,
     window: &mut Window<'_>,
     file: FileNumber,
     generation: Generation,
@@ -158,6 +166,7 @@ async fn directory_at(
     if stale || header.file_number != file || header.head != head || end > u64::from(window.file_length) {
         return Ok(None);
     }
+    *floor = header.flushed_seq.max(*floor);
     let bytes = window.get(offset, header.directory_len as usize).await?;
     Ok(decode_directory(bytes).ok())
 }
@@ -187,6 +196,10 @@ struct Walked {
     /// The batch after the last one of this file, as far as is known.
     next: BatchSeq,
     crc: Option<u32>,
+    /// Where the walk ended: behind the last batch that was found.
+    offset: u32,
+    /// The highest `flushed_seq` that any header said.
+    floor: BatchSeq,
     sealed: bool,
 }
 
@@ -208,8 +221,9 @@ async fn walk(
     let size = if head == Head::Bulk { 8 * BLOCK_SIZE } else { 128 * BLOCK_SIZE };
     let mut window = Window { pin: &pin, buf: None, start: 0, size, file_length };
     let mut sealed = false;
+    let mut floor = BatchSeq(0);
     loop {
-        let found = readable(directory_at(&mut window, file, generation, head, offset).await)?;
+        let found = readable(directory_at(&mut floor, &mut window, file, generation, head, offset).await)?;
         if let Some((h, _)) = &found
             && (h.seq == expected
                 && previous_crc.is_none_or(|c| c == h.previous_crc)
@@ -240,7 +254,7 @@ async fn walk(
             if u64::from(probe) + BLOCK_SIZE as u64 > u64::from(file_length) {
                 break None;
             }
-            if let Some((h, _)) = readable(directory_at(&mut window, file, generation, head, probe).await)?
+            if let Some((h, _)) = readable(directory_at(&mut floor, &mut window, file, generation, head, probe).await)?
                 && h.seq >= expected
                 && end.is_none_or(|e| h.seq < e)
             {
@@ -273,7 +287,7 @@ async fn walk(
             }
         }
     }
-    Ok(Walked { next: expected, crc: previous_crc, sealed })
+    Ok(Walked { next: expected, crc: previous_crc, offset, floor, sealed })
 }
 
 /// Bytes the drive cannot read count as damaged ones.
@@ -301,6 +315,8 @@ pub async fn replay(
     let list: Vec<&FileHeader> = list.iter().filter(|h| h.generation >= from.generation).collect();
     let mut next_lsn = Lsn(0);
     let mut sealed = true;
+    let mut end_offset = from.offset;
+    let mut said = BatchSeq(0);
     for (i, header) in list.iter().enumerate() {
         // What is read below was perhaps never flushed by the process that wrote it. It is about to be relied on.
         let pin = files.pin_number(header.file_number).expect("listed");
@@ -325,13 +341,13 @@ pub async fn replay(
         let walked = walk(files, header, offset, expected, crc, end, &mut spans, &mut gaps).await?;
         (expected, crc) = (walked.next, walked.crc);
         sealed = walked.sealed;
+        end_offset = walked.offset;
+        said = said.max(walked.floor);
     }
 
     let last = list.last().map(|h| (h.file_number, h.generation, h.first_seq));
     let mut floor = BatchSeq(last.map_or(from.seq.0, |(_, _, first)| first.0.saturating_sub(1)).max(from.seq.0));
-    for span in &spans {
-        floor = floor.max(span.header.flushed_seq);
-    }
+    floor = floor.max(said);
     if sealed {
         floor = floor.max(BatchSeq(expected.0 - 1));
     }
@@ -340,6 +356,12 @@ pub async fn replay(
     }
     // The first batch beyond the floor that is missing or not whole ends the log.
     let mut end = BatchSeq(expected.0);
+    if floor >= end {
+        // Flushed, said a torn batch behind it, and gone.
+        let (file, generation, _) = last.expect("a batch said so");
+        gaps.push(Gap { file, generation, offset: end_offset, from: end, to: floor });
+        end = BatchSeq(floor.0 + 1);
+    }
     for gap in &gaps {
         if gap.to > floor {
             end = end.min(gap.from.max(BatchSeq(floor.0 + 1)));
@@ -380,8 +402,23 @@ pub async fn replay(
             }
             _ => false,
         });
-    if let (false, Some(header)) = (sealed, list.last()) {
-        result.unsealed = Some(unsealed(files, header, end).await?);
+    result.position = HeadPosition { seq: result.seq, ..from };
+    if let Some(header) = list.last() {
+        let mut offset = end_offset;
+        // A footer right before a gap would hide it from the next look.
+        let ends_in_gap = gaps.iter().any(|g| g.generation == header.generation && g.to.0 + 1 == end.0);
+        if !sealed && !ends_in_gap {
+            let open = unsealed(files, header, end).await?;
+            offset = open.offset;
+            result.unsealed = Some(open);
+        }
+        result.position = HeadPosition {
+            file: header.file_number,
+            generation: header.generation,
+            offset,
+            seq: result.seq,
+            crc: 0,
+        };
     }
     for gap in gaps.iter().filter(|g| g.from < end) {
         result.damage.push(Damage {
@@ -417,6 +454,7 @@ pub async fn replay(
             Err(e) => return Err(e),
         }
     }
+    result.position.crc = result.crc;
     Ok(result)
 }
 

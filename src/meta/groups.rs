@@ -10,7 +10,7 @@ use std::{
 use shard_format::{BucketId, Hlc, MetadataEntry, MetadataRecord, ObjectId, PgId};
 
 use super::{
-    machine::{self, GroupMachine},
+    machine::GroupMachine,
     register::{Place, Register, Slot, split_version_key},
     version::{BucketValue, VersionValue},
 };
@@ -94,12 +94,6 @@ impl Groups {
 
     // ------------------------------------------------------------------------------------------- reading
 
-    /// Refuses what a fenced or suspect group must not answer. `Ok(false)`: the bucket is fenced.
-    fn open_for(&self, pg: PgId, bucket: BucketId) -> Result<bool, VolumeError> {
-        self.volume.check_group(pg)?;
-        Ok(!machine::fenced(&self.volume.view(), pg, bucket))
-    }
-
     /// The current version of a key, read whole; `Absent` if there is none. With `lease`, the object's shards stay
     /// until the lease is released or expires.
     pub async fn read(
@@ -112,9 +106,8 @@ impl Groups {
         // The record may move between looking it up and reading it, but not twice in a row without bound: each move
         // is a reclaim of a whole file.
         for _ in 0..3 {
-            if !self.open_for(pg, bucket)? {
-                return Err(VolumeError::Refused(crate::volume::Refusal::Fenced));
-            }
+            // Fences are for writes: whether the bucket is there is for its name to say.
+            self.volume.check_group(pg)?;
             let store = self.volume.view();
             let Some(current) = (Register::Version { bucket, key }).current(&store).filter(|c| c.present) else {
                 return Err(VolumeError::Absent);
@@ -213,6 +206,14 @@ impl Groups {
 
     // ------------------------------------------------------------------------------------------- leases
 
+    /// A new object id of a key of this group, by the group's clock, leased to its upload.
+    pub fn begin(&self, key_hash32: u32) -> ObjectId {
+        let hlc = self.machine.tick(rt::unix_ms());
+        let object = ObjectId::new(key_hash32, hlc, (rt::random_u64() as u32).to_be_bytes());
+        self.lease(object);
+        object
+    }
+
     /// Keeps the object's shards from being freed (and its upload from being taken for an orphan).
     pub fn lease(&self, object: ObjectId) {
         let expires = rt::now() + LEASE_TIME;
@@ -254,6 +255,7 @@ impl Groups {
 
     /// Objects whose shards may be freed now, at most `max`.
     pub fn to_free(&self, max: usize) -> Result<Vec<ObjectId>, VolumeError> {
+        self.volume.check_all_groups()?;
         let mut ids = Vec::new();
         let mut from = Vec::new();
         loop {
@@ -280,6 +282,7 @@ impl Groups {
         objects: Vec<(PgId, ObjectId)>,
         age: Duration,
     ) -> Result<Vec<ObjectId>, VolumeError> {
+        self.volume.check_all_groups()?;
         let mut free = Vec::new();
         let now = rt::unix_ms();
         for (pg, object) in objects {

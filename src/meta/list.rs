@@ -105,9 +105,10 @@ impl Groups {
             return Ok(page);
         }
         let end_of_prefix = successor(&query.prefix);
+        let mut steps = LIST_STEPS_PER_TURN;
         loop {
-            let end = self.volume().view().index.scan(Table::Versions, &from, LIST_STEPS_PER_TURN, |k, v| {
-                let Some((b, key, _)) = split_version_key(k).filter(|(b, ..)| *b == query.bucket) else {
+            let end = self.volume().view().index.scan(Table::Versions, &from, steps, |k, v| {
+                let Some((_, key, _)) = split_version_key(k).filter(|(b, ..)| *b == query.bucket) else {
                     return Step::Stop;
                 };
                 if !key.starts_with(&query.prefix) {
@@ -141,13 +142,21 @@ impl Groups {
                         owner: value.owner.to_string(),
                     });
                 }
-                let _ = key_prefix;
-                let _ = b;
-                Step::Next
+                // Past older versions of the key, and past the markers of removed ones.
+                let mut behind = with_bucket(key);
+                behind.push(1);
+                Step::Seek(behind)
             })?;
             match end {
                 ScanEnd::Budget(next) => {
-                    from = next;
+                    // Resume at the key, not at its version: while we yield it may be overwritten, and its new version
+                    // sorts before the old one. A key whose markers use up a whole turn gets more of the next.
+                    let resume = match split_version_key(&next) {
+                        Some((bucket, key, _)) => key_prefix(bucket, key),
+                        None => next,
+                    };
+                    steps = if resume == from { steps * 2 } else { LIST_STEPS_PER_TURN };
+                    from = resume;
                     rt::yield_now().await;
                 }
                 _ => return Ok(page),

@@ -38,12 +38,18 @@ pub struct GroupMachine {
 impl GroupMachine {
     /// Stamps the next command of a group: its index grows by one, its HLC is above every earlier one of this volume.
     pub fn stamp(&self, pg: PgId, unix_ms: u64) -> Origin {
-        let hlc = Hlc(Hlc::new(unix_ms, 0).0.max(self.last_hlc.get() + 1));
-        self.last_hlc.set(hlc.0);
+        let hlc = self.tick(unix_ms);
         let mut indexes = self.indexes.borrow_mut();
         let index = indexes.entry(pg).or_insert(0);
         *index += 1;
         Origin { pg, index: *index, term: 1, hlc }
+    }
+
+    /// The next time of this volume's clock: now, or just above the last one.
+    pub fn tick(&self, unix_ms: u64) -> Hlc {
+        let hlc = Hlc(Hlc::new(unix_ms, 0).0.max(self.last_hlc.get() + 1));
+        self.last_hlc.set(hlc.0);
+        hlc
     }
 
     fn observe(&self, origin: &Origin) {
@@ -56,11 +62,6 @@ impl GroupMachine {
 
 fn is_fenced(store: &Store<'_>, pg: PgId, bucket: shard_format::BucketId) -> bool {
     Register::Fence { pg, bucket }.current(store).is_some_and(|c| c.slot.value == [1])
-}
-
-/// Whether a version in this index belongs to a fenced bucket, for reads.
-pub fn fenced(store: &Store<'_>, pg: PgId, bucket: shard_format::BucketId) -> bool {
-    is_fenced(store, pg, bucket)
 }
 
 fn check_condition(condition: &Condition<'_>, current: Option<&Current>) -> Result<(), Refusal> {
@@ -116,8 +117,9 @@ fn rule(store: &Store<'_>, record: &MetadataRecord<'_>, origin: &Origin) -> Resu
             if is_fenced(store, pg, put.bucket) {
                 return Err(Refusal::Fenced);
             }
+            // Only an object with shards can have been taken for an orphan.
             let aborted = Register::Aborted { object: put.object }.current(store).is_some();
-            if aborted || too_old(put.object, origin.hlc) {
+            if chunked(put) && (aborted || too_old(put.object, origin.hlc)) {
                 return Err(Refusal::Aborted);
             }
             if put.condition == Condition::None {
@@ -145,7 +147,8 @@ fn rule(store: &Store<'_>, record: &MetadataRecord<'_>, origin: &Origin) -> Resu
         },
         MetadataRecord::DeleteBucket { name, bucket } => match (Register::Bucket { name }).current(store) {
             Some(c) if c.present => match BucketValue::decode(&c.slot.value) {
-                Some(b) if b.id == bucket.0 => Ok(()),
+                // Only what is being deleted: whoever made it active again has lifted the fences.
+                Some(b) if b.id == bucket.0 && b.deleting => Ok(()),
                 _ => Err(Refusal::Missing),
             },
             _ => Err(Refusal::Missing),

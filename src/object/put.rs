@@ -12,8 +12,9 @@ use shard_format::{
 use super::{Body, BucketInfo, Etag, ObjectHeaders, PutDone, Store, StoreError};
 use crate::{
     limits::{INLINE_BODY_MAX, STORE_BYTES_MAX, STORES_IN_FLIGHT},
-    link::Request,
+    link::{Reply, Request},
     log::Segment,
+    placement::key_hash32,
     rt::{self, Buf},
 };
 
@@ -70,10 +71,12 @@ impl Store {
         body: &mut B,
     ) -> Result<PutDone, StoreError> {
         let size = body.length();
-        let object = self.new_object_id(bucket, key);
         let home = self.home(self.group(bucket, key));
         // Until the commit the object is nobody's: the lease tells its group that an upload holds it.
-        self.link().call(home, Request::Lease { object }).await?;
+        let begin = Request::Begin { key_hash32: key_hash32(bucket, key) };
+        let Reply::Begun(object) = self.link().call(home, begin).await? else {
+            unreachable!("a beginning has an object id")
+        };
         let mut volumes = BTreeSet::new();
         let stored = self.store_body(object, body, &mut volumes).await;
         let result = match stored {

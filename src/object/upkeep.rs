@@ -4,7 +4,7 @@
 use std::time::Duration;
 
 use futures_util::future::join_all;
-use shard_format::{MetadataRecord, ObjectId};
+use shard_format::{MetadataRecord, ObjectId, PgId};
 
 use super::Store;
 use crate::{
@@ -26,11 +26,19 @@ const ORPHAN_BATCH: usize = 256;
 
 /// Runs until the volume stops accepting writes.
 pub async fn run_upkeep(store: Store, volume: u16, groups: std::rc::Rc<Groups>) {
+    if volume == store.link().map().home(PgId::SYSTEM) {
+        match store.revive_half_deleted().await {
+            Ok(0) => {}
+            Ok(buckets) => tracing::info!(buckets, "buckets whose deletion was cut off are active again"),
+            Err(error) => tracing::warn!(%error, "looking for half deleted buckets failed"),
+        }
+    }
     let mut next_question = rt::now();
     loop {
         let freed = match free_some(&store, &groups).await {
             Ok(freed) => freed,
-            Err(VolumeError::Closed | VolumeError::ReadOnly { .. }) => return,
+            // With metadata missing nothing may be called dead; the next start decides again.
+            Err(VolumeError::Closed | VolumeError::ReadOnly { .. } | VolumeError::Suspect { .. }) => return,
             Err(e) => {
                 tracing::warn!(volume, error = %e, "freeing dead objects failed");
                 0

@@ -287,8 +287,7 @@ impl Run {
                 self.verify(&shares, damaged)?;
             }
             if damaged {
-                // It answered what it could, and never wrongly. An operator comes next.
-                return Ok(());
+                return self.stay_damaged(shares);
             }
             let stopped = self.load(&shares)?;
             self.count(&shares);
@@ -312,7 +311,7 @@ impl Run {
         let damaged = self.check_recoveries(&shares)?;
         self.verify(&shares, damaged)?;
         if damaged {
-            return Ok(());
+            return self.stay_damaged(shares);
         }
         if self.scenario.faults == Faults::Full {
             self.empty(&shares)?;
@@ -326,6 +325,31 @@ impl Run {
         self.finish(&shares)
     }
 
+    /// It answered what it could, and never wrongly; an operator comes next. Until then it must not forget, over
+    /// checkpoints, stops, crashes and rebuilds, that something is missing.
+    fn stay_damaged(&mut self, shares: Started) -> Result<(), String> {
+        let mut shares = shares;
+        for _ in 0..2 {
+            self.run_for(Duration::from_secs(7))?;
+            if self.rng.coin() {
+                self.finish(&shares)?;
+            } else {
+                self.fail_now();
+            }
+            drop(shares);
+            self.lose_index();
+            shares = match self.start_until_up(false)? {
+                Some(shares) => shares,
+                None => return Ok(()),
+            };
+            if !self.check_recoveries(&shares)? {
+                return Err("damage is forgotten".to_owned());
+            }
+            self.verify(&shares, true)?;
+        }
+        Ok(())
+    }
+
     // ------------------------------------------------------------------------------------------- starting
 
     /// Starts the node, again and again while the failures drawn for it strike during the start.
@@ -333,6 +357,11 @@ impl Run {
         for attempt in 0.. {
             if !self.world.is_up(self.node) {
                 self.world.restart(self.node);
+            }
+            if self.rng.chance(0.2) {
+                // The machine's clock was set, by up to a month either way.
+                let days = self.rng.between(0, 60) as i64 - 30;
+                self.world.jump_unix_ms(self.node, days * 86_400_000);
             }
             if may_fail && attempt < 3 && self.rng.chance(0.3) {
                 self.arm(40);

@@ -101,9 +101,4 @@ impl Model {
         key.history.push(state);
         key.floor = key.history.len() - 1;
     }
-
-    pub fn settled(&self, name: &[u8]) -> Option<State> {
-        let key = &self.keys[name];
-        (key.floor == key.history.len() - 1).then(|| key.history[key.floor])
-    }
 }

@@ -108,7 +108,50 @@ impl Client {
                 };
                 get(&self.store, &self.load, &any, pause, true).await.map(|_| ())
             }
+            93..=94 => self.make_it_again().await,
+            95 => self.short_lived_bucket().await,
             _ => list(&self.store, &self.load, true).await,
+        }
+    }
+
+    /// A name that is taken stays whose it is: a refused command that must stay refused after every restart.
+    async fn make_it_again(&mut self) -> Result<(), String> {
+        match self.store.create_bucket("bucket", "somebody else", "r").await {
+            Err(StoreError::BucketAlreadyExists { owner }) if owner == "owner" => Ok(()),
+            Err(e) => self.tolerate(&e, "create", b"bucket"),
+            Ok(_) => Err("a bucket was made twice".to_owned()),
+        }
+    }
+
+    /// A bucket from its making to its end, with an object in between.
+    async fn short_lived_bucket(&mut self) -> Result<(), String> {
+        let name = format!("short-{}-{}", self.number, self.rng.u64());
+        let step = |what: &str, e: StoreError| self.tolerate(&e, what, name.as_bytes());
+        let bucket = match self.store.create_bucket(&name, "owner", "r").await {
+            Ok(bucket) => bucket,
+            Err(e) => return step("create", e),
+        };
+        let content = Content { seed: 5, size: 40 };
+        let mut body = Bytes { bytes: content.bytes(), at: 0, broken: false };
+        if let Err(e) = self.store.put(&bucket, b"k", ObjectHeaders::default(), &mut body).await {
+            return step("put into a new bucket", e);
+        }
+        match self.store.delete_bucket(&name).await {
+            Err(StoreError::BucketNotEmpty) => {}
+            Err(e) => return step("delete of a bucket with an object", e),
+            Ok(()) => return Err("a bucket with an object in it was deleted".to_owned()),
+        }
+        if let Err(e) = self.store.delete(&bucket, b"k").await {
+            return step("delete from a bucket", e);
+        }
+        if let Err(e) = self.store.delete_bucket(&name).await {
+            return step("delete of an empty bucket", e);
+        }
+        let mut body = Bytes { bytes: content.bytes(), at: 0, broken: false };
+        match self.store.put(&bucket, b"k", ObjectHeaders::default(), &mut body).await {
+            Err(StoreError::NoSuchBucket) => Ok(()),
+            Err(e) => step("put into a deleted bucket", e),
+            Ok(_) => Err("a put into a deleted bucket was acknowledged".to_owned()),
         }
     }
 
@@ -303,6 +346,11 @@ async fn list(store: &Store, load: &Load, concurrent: bool) -> Result<(), String
 
 /// After a restart: every key and the listing. What is seen is settled.
 pub async fn look_at_everything(store: &Store, load: &Load, strict: bool) -> Result<(), String> {
+    match store.bucket("bucket").await {
+        Ok(found) if found.id == load.bucket.id && found.owner == load.bucket.owner => {}
+        Err(StoreError::Unavailable { .. } | StoreError::Unreadable { .. }) if !strict => {}
+        other => return Err(format!("the bucket is {other:?}, not {:?}", load.bucket)),
+    }
     let names = load.model.borrow().names();
     for name in &names {
         match get(store, load, name, None, false).await? {

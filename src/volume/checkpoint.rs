@@ -3,7 +3,7 @@
 //! Frozen and position are taken in one turn of the reactor, so the position covers only batches that were applied
 //! whole. The write runs on a helper thread; the core goes on with a fresh active table.
 
-use shard_format::{BatchSeq, FileNumber, Generation, Lsn, VolumeRecord};
+use shard_format::{BatchSeq, FileNumber, Generation, Lsn, PgId, VolumeRecord};
 
 use super::{Volume, VolumeError};
 use crate::{
@@ -31,7 +31,20 @@ pub(super) struct Position {
     pub next_lsn: Lsn,
     /// Outcomes that no batch had recorded yet.
     pub outcomes: Vec<VolumeRecord>,
+    /// Damage that nobody has accepted or repaired: a later start must not forget it with the log it stood in.
+    pub damage: Vec<KnownDamage>,
     pub machine: Vec<u8>,
+}
+
+/// A durable part of the log that could not be read.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) struct KnownDamage {
+    /// As it is printed and accepted.
+    pub name: String,
+    /// The group that lost a record; `None` if it may be any, or no group did.
+    pub group: Option<PgId>,
+    /// Whether metadata is missing.
+    pub suspect: bool,
 }
 
 impl Position {
@@ -51,6 +64,14 @@ impl Position {
             o.encode(&mut bytes);
             v.extend((bytes.len() as u16).to_le_bytes());
             v.extend(bytes);
+        }
+        v.extend((self.damage.len() as u32).to_le_bytes());
+        for d in &self.damage {
+            v.extend((d.name.len() as u16).to_le_bytes());
+            v.extend(d.name.as_bytes());
+            v.push(u8::from(d.suspect));
+            v.push(u8::from(d.group.is_some()));
+            v.extend(d.group.map_or(0, |g| g.0).to_le_bytes());
         }
         v.extend(&self.machine);
         v
@@ -81,7 +102,17 @@ impl Position {
             let length = u16::from_le_bytes(take(2)?.try_into().ok()?);
             outcomes.push(VolumeRecord::decode(take(usize::from(length))?).ok()?);
         }
-        Some(Position { heads, next_lsn, outcomes, machine: at.to_vec() })
+        let count = u32::from_le_bytes(take(4)?.try_into().ok()?);
+        let mut damage = Vec::new();
+        for _ in 0..count {
+            let length = u16::from_le_bytes(take(2)?.try_into().ok()?);
+            let name = String::from_utf8(take(usize::from(length))?.to_vec()).ok()?;
+            let suspect = take(1)? == [1];
+            let has_group = take(1)? == [1];
+            let group = PgId(u16::from_le_bytes(take(2)?.try_into().ok()?));
+            damage.push(KnownDamage { name, group: has_group.then_some(group), suspect });
+        }
+        Some(Position { heads, next_lsn, outcomes, damage, machine: at.to_vec() })
     }
 
     pub fn load(index: &Index) -> Result<Option<Position>, IndexError> {
@@ -132,6 +163,7 @@ impl Volume {
             let mut position = Position {
                 next_lsn: inner.log.next_lsn(),
                 outcomes: inner.outcomes.borrow().clone(),
+                damage: inner.damage.clone(),
                 machine: inner.machine.snapshot(),
                 ..Position::default()
             };

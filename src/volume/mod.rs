@@ -209,9 +209,8 @@ struct Inner {
     /// Outcomes not yet on disk, and the last commit batch that was applied.
     outcomes: RefCell<Vec<VolumeRecord>>,
     applied: Cell<BatchSeq>,
-    suspect: RefCell<Option<String>>,
-    /// Placement groups whose damaged records are known by name; `None` of them means all may be.
-    suspect_groups: RefCell<Vec<PgId>>,
+    /// Damage not accepted as lost.
+    damage: Vec<checkpoint::KnownDamage>,
     /// The index cannot be written.
     index_failed: RefCell<Option<String>>,
     index_full: Cell<bool>,
@@ -276,25 +275,20 @@ impl Volume {
 
     /// Metadata of `pg` may be served: nothing of it is known to be missing.
     pub fn check_group(&self, pg: PgId) -> Result<(), VolumeError> {
-        match &*self.0.suspect.borrow() {
-            Some(reason) => {
-                let groups = self.0.suspect_groups.borrow();
-                if groups.is_empty() || groups.contains(&pg) {
-                    Err(VolumeError::Suspect { reason: reason.clone() })
-                } else {
-                    Ok(())
-                }
-            }
-            None => Ok(()),
-        }
+        self.check_damage(|group| group.is_none_or(|g| g == pg))
     }
 
-    /// Every group may be served (what a listing needs).
+    /// Every group may be served (what a listing needs, and whatever frees).
     pub fn check_all_groups(&self) -> Result<(), VolumeError> {
-        match &*self.0.suspect.borrow() {
-            Some(reason) => Err(VolumeError::Suspect { reason: reason.clone() }),
-            None => Ok(()),
+        self.check_damage(|_| true)
+    }
+
+    fn check_damage(&self, concerns: impl Fn(Option<PgId>) -> bool) -> Result<(), VolumeError> {
+        if !self.0.damage.iter().any(|d| d.suspect && concerns(d.group)) {
+            return Ok(());
         }
+        let names: Vec<&str> = self.0.damage.iter().map(|d| d.name.as_str()).collect();
+        Err(VolumeError::Suspect { reason: format!("durable records cannot be read: {}", names.join(", ")) })
     }
 
     /// Whether writes are accepted at all.
@@ -315,17 +309,17 @@ impl Volume {
             return Err(VolumeError::Full);
         }
         let files = self.0.log.files();
-        if files.has_room(SpaceClass::Put) {
-            return Ok(());
-        }
-        match files.create().await {
-            Ok(()) => Ok(()),
-            Err(LogError::Full) => {
-                self.0.reclaim_wanted.notify_one();
-                Err(VolumeError::Full)
+        while !files.has_room(SpaceClass::Put) {
+            match files.create().await {
+                Ok(()) => {}
+                Err(LogError::Full) => {
+                    self.0.reclaim_wanted.notify_one();
+                    return Err(VolumeError::Full);
+                }
+                Err(e) => return Err(e.into()),
             }
-            Err(e) => Err(e.into()),
         }
+        Ok(())
     }
 
     /// Waits until a command that needs next to no space may be written: the log's queue and the index's tables are

@@ -20,7 +20,7 @@ use crate::{
 };
 
 /// A live share above which copying a file costs more than it gives, even when space is short (percent).
-const PRESSURE_LIVE_PERCENT: u64 = 90;
+const PRESSURE_LIVE_PERCENT: u64 = 75;
 
 /// A record found in a victim.
 enum Found {
@@ -32,17 +32,22 @@ enum Found {
 impl Volume {
     pub(super) async fn run_reclaim(&self) {
         loop {
-            if self.0.closing.get() || self.check_writable().is_err() {
+            // With part of the metadata lost, what looks dead may be what outranks it.
+            if self.0.closing.get() || self.check_writable().is_err() || self.check_all_groups().is_err() {
                 return;
             }
             match self.choose() {
                 Some(file) => {
                     if let Err(e) = self.reclaim(file).await {
-                        if matches!(e, VolumeError::Closed) {
-                            return;
+                        match e {
+                            VolumeError::Closed => return,
+                            // The next one may be readable.
+                            VolumeError::Unreadable { what } => self.give_up(file, what),
+                            e => {
+                                tracing::warn!(volume = %self.id(), file = %file, error = %e, "reclaim did not finish");
+                                rt::sleep(std::time::Duration::from_millis(500)).await;
+                            }
                         }
-                        tracing::warn!(volume = %self.id(), file = %file, error = %e, "reclaim did not finish");
-                        rt::sleep(std::time::Duration::from_millis(500)).await;
                     }
                     self.0.reclaim_done.notify_all();
                 }
@@ -117,21 +122,25 @@ impl Volume {
         })
         .await?;
         if !damage.is_empty() {
-            return self.give_up(number, format!("unreadable batches {damage:?}"));
+            return Err(VolumeError::Unreadable { what: format!("unreadable batches {damage:?}") });
         }
         files.set_state(number, FileState::Retiring(header.head));
-        let result = self.empty(number, &found).await;
-        if result.is_err()
-            && let Some(state) = state
-        {
-            files.set_state(number, state);
+        let mut result = self.empty(number, &found).await;
+        if result.is_ok() {
+            // What moved is in the active table, what died is in it too: both must be in a durable checkpoint before
+            // the bytes go, because the next start may read nothing but that checkpoint and the log behind it.
+            result = self.checkpoint().await;
         }
-        result?;
-
-        // What moved is in the active table, what died is in it too: both must be in a durable checkpoint before the
-        // bytes go, because the next start may read nothing but that checkpoint and the log behind it.
-        self.checkpoint().await?;
-        files.free(number, self.incarnation(), self.0.log.next_lsn()).await?;
+        if let Err(e) = result {
+            if let Some(state) = state {
+                files.set_state(number, state);
+            }
+            return Err(e);
+        }
+        if let Err(e) = files.free(number, self.incarnation(), self.0.log.next_lsn()).await {
+            self.0.log.poison(&e);
+            return Err(e.into());
+        }
         self.count(|c| c.files_freed += 1);
         let store = self.view();
         for f in &found {
@@ -143,10 +152,9 @@ impl Volume {
         Ok(())
     }
 
-    fn give_up(&self, number: FileNumber, why: String) -> Result<(), VolumeError> {
+    fn give_up(&self, number: FileNumber, why: String) {
         tracing::error!(volume = %self.id(), file = %number, %why, "a segment file cannot be reclaimed");
         self.0.stuck.borrow_mut().push(number);
-        Ok(())
     }
 
     /// Copies what is live and waits until the copies are durable and the index points at them.
@@ -236,14 +244,13 @@ impl Volume {
             Record::Segments { data, .. } => data.len() as u64,
         };
         self.count(|c| c.bytes_relocated += bytes);
+        // Not awaited here: the head gathers what comes meanwhile into one batch. Its queue is bounded.
         let (tx, rx) = futures_channel::oneshot::channel();
-        let ticket = self.0.log.append(head, Append { records: vec![record], waiter: Waiter::Stored(tx) });
-        self.0.log.written(head, ticket).await?;
+        self.0.log.append(head, Append { records: vec![record], waiter: Waiter::Stored(tx) });
         Ok(rx)
     }
 
     fn damaged(&self, number: FileNumber, extent: &Extent) -> VolumeError {
-        self.0.stuck.borrow_mut().push(number);
         self.count(|c| c.checksum_failures += 1);
         VolumeError::Unreadable { what: format!("a live record at {number}:{}", extent.offset) }
     }
