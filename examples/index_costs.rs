@@ -3,40 +3,17 @@
 //! neighbour's load shows as spread, not as bias. The checksum at the end keeps the reads from being
 //! optimised away and is the same for every run with the same KEYS.
 
-use std::future::Future;
 use std::path::PathBuf;
-use std::pin::pin;
-use std::sync::Arc;
-use std::task::{Context, Poll, Wake, Waker};
-use std::thread::Thread;
 use std::time::Instant;
 
 use ostrakon::index::{Index, ScanEnd, Step, StoreKind, Table};
+use ostrakon::rt::{Config, CoreId, Reactor};
 
 const ROUNDS: usize = 5;
 const VALUE_BYTES: usize = 160;
 const GETS: usize = 100_000;
 const SCAN_KEYS: usize = 1000;
 const SEED: u64 = 0x9E37_79B9_7F4A_7C15;
-
-struct Unpark(Thread);
-
-impl Wake for Unpark {
-    fn wake(self: Arc<Self>) {
-        self.0.unpark();
-    }
-}
-
-fn block_on<F: Future>(future: F) -> F::Output {
-    let waker = Waker::from(Arc::new(Unpark(std::thread::current())));
-    let mut future = pin!(future);
-    loop {
-        match future.as_mut().poll(&mut Context::from_waker(&waker)) {
-            Poll::Ready(out) => return out,
-            Poll::Pending => std::thread::park(),
-        }
-    }
-}
 
 /// A permutation of 0..keys, so that keys come in random order and each exactly once.
 fn shuffled(n: u64, keys: u64) -> u64 {
@@ -100,7 +77,20 @@ fn time<T>(per: usize, f: impl FnOnce() -> T) -> (T, f64) {
     (out, start.elapsed().as_nanos() as f64 / per as f64)
 }
 
+/// The same for what waits.
+async fn time_wait<T>(per: usize, f: impl Future<Output = T>) -> (T, f64) {
+    let start = Instant::now();
+    let out = f.await;
+    (out, start.elapsed().as_nanos() as f64 / per as f64)
+}
+
 fn main() {
+    Reactor::new(CoreId(0), &Config::small())
+        .expect("a core")
+        .run(measure());
+}
+
+async fn measure() {
     let mut args = std::env::args().skip(1);
     let keys: u64 = args
         .next()
@@ -112,18 +102,17 @@ fn main() {
         .join("index");
     let mut measured = Measured(vec![]);
     let mut sum = 0u64;
-    let open = || block_on(Index::open(StoreKind::Lmdb, &dir)).expect("an index");
-
-    let index = open();
-    let (_, ns) = time(keys as usize, || {
+    let index = Index::open(StoreKind::Lmdb, &dir).await.expect("an index");
+    let (_, ns) = time_wait(keys as usize, async {
         for n in 0..keys {
             index.put(Table::Versions, &key(n), value(n));
             if index.active_full() || n + 1 == keys {
                 assert!(index.freeze());
-                block_on(index.checkpoint()).expect("a checkpoint");
+                index.checkpoint().await.expect("a checkpoint");
             }
         }
-    });
+    })
+    .await;
     measured.add("load in key order, all in all, a key", ns);
     println!(
         "env: {} MB for {keys} keys",
@@ -131,7 +120,8 @@ fn main() {
     );
     drop(index);
 
-    let (index, ns) = time(1, open);
+    let (index, ns) = time_wait(1, Index::open(StoreKind::Lmdb, &dir)).await;
+    let index = index.expect("an index");
     measured.add("open: check and warm the file", ns);
     for round in 0..ROUNDS as u64 {
         let mut place = round * 7_919_777 % keys;
@@ -217,11 +207,11 @@ fn main() {
         let (_, ns) = time(1, || assert!(index.freeze()));
         measured.add("freeze", ns);
         let growth = index.growth_bytes_max().expect("a size");
-        let (_, ns) = time(1, || block_on(index.reserve(growth)).expect("room"));
+        let (room, ns) = time_wait(1, index.reserve(growth)).await;
+        room.expect("room");
         measured.add("reserve for it", ns);
-        let (_, ns) = time(count, || {
-            block_on(index.checkpoint()).expect("a checkpoint")
-        });
+        let (done, ns) = time_wait(count, index.checkpoint()).await;
+        done.expect("a checkpoint");
         measured.add("checkpoint of 100 k random keys, a key", ns);
     }
     println!(

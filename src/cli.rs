@@ -150,7 +150,7 @@ fn serve(arguments: &ArgMatches) -> Result<(), String> {
     rt::probe().map_err(line)?;
     startup::raise_limits(&mut notes).map_err(line)?;
     let data = DataDir::open(&settings.data).map_err(line)?;
-    let listen = startup::Address::take(settings.listen).map_err(line)?;
+    let listen = startup::claim(settings.listen).map_err(line)?;
     let stored_before = data.contents() == Contents::Formatted;
     let root = credentials::load(data.path(), settings.root.as_ref()).map_err(line)?;
     if let Some(twin) = settings

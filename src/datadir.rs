@@ -5,7 +5,7 @@
 //!   lock          flock held by the server that runs on it; holds its pid, as text
 //!   credentials   root credentials (see `credentials`)
 //!   format        what the store is; written last when formatting, never again
-//!   format.new    formatting has begun and not ended: nothing was acknowledged from here
+//!   formatting    formatting has begun and not ended: nothing was acknowledged from here
 //!   volume-0/ …   one per volume
 //! ```
 //!
@@ -30,7 +30,9 @@ use crate::credentials;
 
 pub const LOCK_NAME: &str = "lock";
 pub const FORMAT_NAME: &str = "format";
-pub const FORMAT_NEW_NAME: &str = "format.new";
+pub const FORMATTING_NAME: &str = "formatting";
+/// The format file before it has its name.
+const FORMAT_UNFINISHED_NAME: &str = "format.new";
 /// `volume-N`, with N the volume's index.
 pub const VOLUME_PREFIX: &str = "volume-";
 /// Written and removed by each start; a crash leaves it for the next one.
@@ -168,6 +170,35 @@ impl DataDir {
     pub fn contents(&self) -> Contents {
         self.contents
     }
+
+    /// To be called before anything of a store is created. From here to [`DataDir::end_formatting`]
+    /// the directory counts as [`Contents::Interrupted`].
+    pub fn begin_formatting(&mut self) -> Result<(), DataDirError> {
+        assert_ne!(self.contents, Contents::Formatted);
+        let marked = || -> io::Result<()> {
+            let marker = OpenOptions::new()
+                .write(true)
+                .create(true)
+                .truncate(true)
+                .mode(0o600)
+                .custom_flags(libc::O_NOFOLLOW)
+                .open(self.path.join(FORMATTING_NAME))?;
+            marker.sync_all()?;
+            File::open(&self.path)?.sync_all()
+        };
+        marked().map_err(io_error(&self.path, "cannot be marked"))?;
+        self.contents = Contents::Interrupted;
+        Ok(())
+    }
+
+    /// To be called when the `format` file is durable.
+    pub fn end_formatting(&mut self) -> Result<(), DataDirError> {
+        // Not flushed: with a `format` file the marker means nothing, and may come back.
+        std::fs::remove_file(self.path.join(FORMATTING_NAME))
+            .map_err(io_error(&self.path, "cannot be unmarked"))?;
+        self.contents = Contents::Formatted;
+        Ok(())
+    }
 }
 
 fn shown(path: &Path) -> String {
@@ -301,14 +332,15 @@ fn look(path: &Path) -> Result<Contents, DataDirError> {
     if has(FORMAT_NAME) {
         return Ok(Contents::Formatted);
     }
-    let interrupted = has(FORMAT_NEW_NAME);
+    let interrupted = has(FORMATTING_NAME);
     let is_volume = |name: &str| {
         name.strip_prefix(VOLUME_PREFIX)
             .is_some_and(|index| !index.is_empty() && index.bytes().all(|b| b.is_ascii_digit()))
     };
     let ours = [
         LOCK_NAME,
-        FORMAT_NEW_NAME,
+        FORMAT_UNFINISHED_NAME,
+        FORMATTING_NAME,
         PROBE_NAME,
         LOST_FOUND_NAME,
         credentials::FILE_NAME,
@@ -498,7 +530,7 @@ mod tests {
         drop(DataDir::open(&path).unwrap());
         std::fs::create_dir(path.join("volume-0")).unwrap();
         assert!(refused(&path).contains("has volumes but no format file"));
-        std::fs::write(path.join(FORMAT_NEW_NAME), "").unwrap();
+        std::fs::write(path.join(FORMATTING_NAME), "").unwrap();
         assert_eq!(
             DataDir::open(&path).unwrap().contents(),
             Contents::Interrupted

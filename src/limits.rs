@@ -39,9 +39,9 @@ pub const UNFLUSHED_BATCHES_MAX: u64 = 16;
 /// flushed when it turns out damaged.
 pub const FLOOR_DELAY: Duration = Duration::from_millis(50);
 
-/// Segment files kept free for reclaim, checkpoints' log and deletes: one for the relocate head to copy into, one for
-/// the commit head to take deletes. Puts stop before they are used.
-pub const RESERVE_FILES: usize = 2;
+/// Segment files that puts leave free: one for the commit head to take deletes, one for the relocate head to copy into,
+/// one for the next start (which goes on in a new file). See `log::SpaceClass`.
+pub const RESERVE_FILES: usize = 3;
 
 /// Prepared (allocated) files kept ahead of the heads beyond the reserve.
 pub const SPARE_FILES: usize = 1;

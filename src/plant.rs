@@ -13,7 +13,6 @@ pub const BUGS: &[(&str, &str)] = &[
     ("reuse-under-reader", "free a file while it is being read"),
     ("ignore-checksum", "return bytes whose checksum does not match"),
     ("ignore-lease", "free the shards of an object that is being read or uploaded"),
-    ("free-before-abort", "free orphaned shards before their abort is applied"),
 ];
 
 #[cfg(feature = "plant")]

@@ -14,24 +14,22 @@ use std::{
 
 use crate::{
     config::User,
-    datadir::DataDir,
+    datadir::{Contents, DataDir},
     limits::LINK_RING_CAPACITY,
     link::Frame,
     node::{self, Layout},
-    rt::{self, CoreId, Mailbox, TcpListener},
+    rt::{self, CoreId, Mailbox, TcpListener, net::Claim},
     s3::{self, server::Context, users::Users},
     signals::Shutdown,
-    startup::Address,
     volume::Recovery,
 };
 
-/// All that `serve` has decided. Held until [`run`] returns: the directory's lock and the address
-/// are released with it.
+/// All that `serve` has decided. Held until [`run`] returns: the directory's lock is released with it.
 #[derive(Debug)]
 pub struct Config {
     pub data: DataDir,
-    /// The cores bind [`Address::address`] with SO_REUSEPORT, one socket each.
-    pub listen: Address,
+    /// Core 0 listens on it, the others bind its address.
+    pub listen: Claim,
     /// Threads to run; also the number of volumes if this start formats.
     pub cores: usize,
     /// CPUs to pin them to, in order; fewer than `cores` when told to run more than there are.
@@ -64,19 +62,27 @@ pub enum StartError {
 
 /// Formats or opens the volumes, listens, calls `ready`, serves until `config.shutdown` is requested, drains for at most
 /// `config.drain`, closes the volumes.
-pub fn run(config: Config, ready: impl FnOnce(ReadyReport)) -> Result<(), StartError> {
+pub fn run(mut config: Config, ready: impl FnOnce(ReadyReport)) -> Result<(), StartError> {
     let refused = |e: &dyn std::fmt::Display| StartError::Refused(e.to_string());
+    let no_core = |e: std::io::Error| StartError::Refused(core_refusal(&e));
     let settings = node::Settings::default();
     let reactor = rt::Config { helpers: HELPERS, ..rt::Config::default() };
     let volumes = u16::try_from(config.cores).map_err(|e| refused(&e))?;
 
     // One core looks at the directory, and formats it if it is new, before any other starts.
+    let formats = config.data.contents() != Contents::Formatted;
+    if formats {
+        config.data.begin_formatting().map_err(|e| refused(&e))?;
+    }
     let directory = config.data.path().to_owned();
     let prepared = rt::spawn_core(CoreId(0), config.cpus.first().copied(), rt::Config::small(), move || async move {
         node::prepare(&directory, volumes, &settings).await
     })
-    .map_err(|e| refused(&e))?;
+    .map_err(no_core)?;
     let layout = prepared.join().map_err(|_| refused(&"preparing the data directory failed"))?.map_err(|e| refused(&e))?;
+    if formats {
+        config.data.end_formatting().map_err(|e| refused(&e))?;
+    }
     let volume_count = layout.volumes.len();
 
     let cores = config.cores;
@@ -86,6 +92,7 @@ pub fn run(config: Config, ready: impl FnOnce(ReadyReport)) -> Result<(), StartE
         cores: volumes,
         mailboxes: Mutex::new(rt::mesh(cores, LINK_RING_CAPACITY).into_iter().map(Some).collect()),
         address: config.listen.address(),
+        claim: Mutex::new(Some(config.listen)),
         region: config.region.clone(),
         domains: config.domains.clone(),
         users: config.users.clone(),
@@ -99,7 +106,7 @@ pub fn run(config: Config, ready: impl FnOnce(ReadyReport)) -> Result<(), StartE
     let threads = {
         let plan = plan.clone();
         rt::spawn_cores(cores, &config.cpus, &reactor, move |core| run_core(plan.clone(), core, tell.clone()))
-            .map_err(|e| refused(&e))?
+            .map_err(no_core)?
     };
 
     let mut missing = BTreeSet::new();
@@ -128,6 +135,19 @@ pub fn run(config: Config, ready: impl FnOnce(ReadyReport)) -> Result<(), StartE
     failure.map_or(Ok(()), |e| Err(StartError::Refused(e)))
 }
 
+/// Why a thread with a ring could not be had, in one line.
+fn core_refusal(error: &std::io::Error) -> String {
+    let remedy = match error.kind() {
+        // The kernel counts the rings of all of a user's processes as locked memory.
+        std::io::ErrorKind::OutOfMemory => {
+            "raise the limit of locked memory (ulimit -l 65536, LimitMEMLOCK=64M in a systemd unit), or that of the \
+             container's memory, or run fewer --cores"
+        }
+        _ => "run fewer --cores, or raise the limits of this process",
+    };
+    format!("a core cannot be started: {error}; {remedy}")
+}
+
 /// Threads per core for what blocks: checkpoints, opening and allocating files.
 const HELPERS: usize = 2;
 
@@ -139,6 +159,8 @@ struct Plan {
     /// Each core takes its own.
     mailboxes: Mutex<Vec<Option<Mailbox<Frame>>>>,
     address: SocketAddr,
+    /// For core 0.
+    claim: Mutex<Option<Claim>>,
     region: String,
     domains: Vec<String>,
     users: Vec<User>,
@@ -159,8 +181,17 @@ async fn run_core(plan: Arc<Plan>, core: CoreId, tell: mpsc::Sender<Report>) -> 
         let mut ends = plan.mailboxes.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
         ends[usize::from(core.0)].take()
     };
+    let listen = || {
+        if core == CoreId(0) {
+            let claim = plan.claim.lock().unwrap_or_else(std::sync::PoisonError::into_inner).take();
+            if let Some(claim) = claim {
+                return Ok(TcpListener::from_claim(claim));
+            }
+        }
+        TcpListener::bind(plan.address)
+    };
     let started = match node::start(&plan.layout, core, plan.cores, mailbox, &plan.settings).await {
-        Ok(share) => TcpListener::bind(plan.address).map(|l| (share, l)).map_err(|e| format!("{}: {e}", plan.address)),
+        Ok(share) => listen().map(|l| (share, l)).map_err(|e| format!("{}: {e}", plan.address)),
         Err(e) => Err(e.to_string()),
     };
     let (share, listener) = match started {

@@ -16,9 +16,12 @@ use std::time::Duration;
 /// after this long either, something hangs and the process ends without it.
 const DRAIN_GRACE: Duration = Duration::from_secs(10);
 
-/// "Please drain", from the signal thread to every core. Cheap to clone.
+/// "Please drain", from the signal thread to every core.
+pub type Shutdown = Event;
+
+/// Happens once, on one thread, and is awaited on others. Cheap to clone.
 #[derive(Clone, Default)]
-pub struct Shutdown(Arc<State>);
+pub struct Event(Arc<State>);
 
 #[derive(Default)]
 struct State {
@@ -28,13 +31,13 @@ struct State {
     waiting: Mutex<Vec<Option<Waker>>>,
 }
 
-impl std::fmt::Debug for Shutdown {
+impl std::fmt::Debug for Event {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        write!(f, "Shutdown(requested: {})", self.is_requested())
+        write!(f, "Event(requested: {})", self.is_requested())
     }
 }
 
-impl Shutdown {
+impl Event {
     pub fn is_requested(&self) -> bool {
         self.0.requested.load(Ordering::Acquire)
     }
@@ -61,7 +64,7 @@ fn lock<T>(mutex: &Mutex<T>) -> std::sync::MutexGuard<'_, T> {
     mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
-/// See [`Shutdown::requested`].
+/// See [`Event::requested`].
 pub struct Requested {
     state: Arc<State>,
     /// Of our waker.

@@ -5,11 +5,11 @@
 //! note, for the log, and the server starts.
 
 use std::io;
-use std::net::{SocketAddr, TcpListener};
-use std::os::fd::OwnedFd;
+use std::net::SocketAddr;
 
-use rustix::net::{AddressFamily, SocketFlags, SocketType, sockopt};
 use rustix::process::{Resource, Rlimit};
+
+use crate::rt::net::Claim;
 
 /// Ring, log files and index of a few volumes, standard streams, and a handful of connections.
 pub const OPEN_FILES_MIN: u64 = 256;
@@ -75,151 +75,44 @@ pub fn raise_limits(notes: &mut Vec<String>) -> Result<(), StartupError> {
     Ok(())
 }
 
-/// The address, known to be free when it was taken and kept from other servers since.
-///
-/// The cores listen with SO_REUSEPORT, one socket each, and that option would let a second server
-/// of the same user listen too and take a share of the connections. So the address is bound here
-/// first without it: that fails if anybody has it. The socket is then opened to the cores' sockets
-/// by setting the option, never listens, and stays as long as the server runs: against it the
-/// exclusive bind of the next server fails.
-#[derive(Debug)]
-pub struct Address {
-    address: SocketAddr,
-    _guard: OwnedFd,
-}
-
-impl Address {
-    pub fn take(wanted: SocketAddr) -> Result<Address, StartupError> {
-        let taken = || -> io::Result<(SocketAddr, OwnedFd)> {
-            // Connections of a server that just ended linger in TIME_WAIT and count as use,
-            // unless SO_REUSEADDR is set; with it, a bound socket that does not listen (yet)
-            // does not count. So without it first.
-            let guard = match bind(wanted, false) {
-                Err(rustix::io::Errno::ADDRINUSE) => bind(wanted, true)?,
-                other => other?,
-            };
-            sockopt::set_socket_reuseaddr(&guard, false)?;
-            sockopt::set_socket_reuseport(&guard, true)?;
-            let listener = TcpListener::from(guard);
-            let address = listener.local_addr()?;
-            Ok((address, OwnedFd::from(listener)))
-        };
-        let (address, guard) = taken().map_err(|error| Self::refusal(wanted, error))?;
-        Ok(Address {
-            address,
-            _guard: guard,
-        })
-    }
-
-    /// With the port the kernel chose where 0 was asked for.
-    pub fn address(&self) -> SocketAddr {
-        self.address
-    }
-
-    fn refusal(address: SocketAddr, error: io::Error) -> StartupError {
-        match error.kind() {
-            io::ErrorKind::AddrInUse => StartupError::AddressInUse { address },
-            io::ErrorKind::AddrNotAvailable => StartupError::AddressAbsent { address },
-            io::ErrorKind::PermissionDenied => {
-                let first_open =
-                    std::fs::read_to_string("/proc/sys/net/ipv4/ip_unprivileged_port_start")
-                        .ok()
-                        .and_then(|text| text.trim().parse().ok())
-                        .unwrap_or(1024);
-                StartupError::PrivilegedPort {
-                    address,
-                    first_open,
-                }
+/// Takes the address for this process alone; see [`Claim`].
+pub fn claim(address: SocketAddr) -> Result<Claim, StartupError> {
+    Claim::new(address).map_err(|error| match error.kind() {
+        io::ErrorKind::AddrInUse => StartupError::AddressInUse { address },
+        io::ErrorKind::AddrNotAvailable => StartupError::AddressAbsent { address },
+        io::ErrorKind::PermissionDenied => {
+            let first = std::fs::read_to_string("/proc/sys/net/ipv4/ip_unprivileged_port_start");
+            let first = first.ok().and_then(|text| text.trim().parse().ok());
+            StartupError::PrivilegedPort {
+                address,
+                first_open: first.unwrap_or(1024),
             }
-            _ => StartupError::Address { address, error },
         }
-    }
-}
-
-fn bind(address: SocketAddr, reuse: bool) -> rustix::io::Result<OwnedFd> {
-    let family = if address.is_ipv4() {
-        AddressFamily::INET
-    } else {
-        AddressFamily::INET6
-    };
-    let socket = rustix::net::socket_with(family, SocketType::STREAM, SocketFlags::CLOEXEC, None)?;
-    if address.is_ipv6() {
-        sockopt::set_ipv6_v6only(&socket, true)?;
-    }
-    sockopt::set_socket_reuseaddr(&socket, reuse)?;
-    rustix::net::bind(&socket, &address)?;
-    Ok(socket)
+        _ => StartupError::Address { address, error },
+    })
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    #[test]
-    fn a_taken_address_is_closed_to_others_and_open_to_our_cores() {
-        let taken = Address::take("127.0.0.1:0".parse().unwrap()).unwrap();
-        let address = taken.address();
-        assert_ne!(address.port(), 0);
-        let core = || {
-            let socket = bind_shared(address)?;
-            rustix::net::listen(&socket, 16)?;
-            Ok::<_, rustix::io::Errno>(socket)
-        };
-        // Before a core listens, while cores listen, and after one has gone.
-        let refused = |when: &str| {
-            assert!(
-                matches!(
-                    Address::take(address),
-                    Err(StartupError::AddressInUse { .. })
-                ),
-                "{when}"
-            );
-        };
-        refused("before");
-        let first = core().unwrap();
-        let second = core().unwrap();
-        refused("while");
-        let connection = std::net::TcpStream::connect(address).unwrap();
-        drop((first, second));
-        refused("after");
-        drop(taken);
-        drop(connection);
-        // Lingering connections do not keep the next server out.
-        Address::take(address).unwrap();
-    }
-
-    fn bind_shared(address: SocketAddr) -> rustix::io::Result<OwnedFd> {
-        let socket = rustix::net::socket_with(
-            AddressFamily::INET,
-            SocketType::STREAM,
-            SocketFlags::CLOEXEC,
-            None,
-        )?;
-        sockopt::set_socket_reuseaddr(&socket, true)?;
-        sockopt::set_socket_reuseport(&socket, true)?;
-        rustix::net::bind(&socket, &address)?;
-        Ok(socket)
-    }
+    use std::net::TcpListener;
 
     #[test]
     fn an_ordinary_listener_is_noticed() {
         let other = TcpListener::bind("127.0.0.1:0").unwrap();
         let address = other.local_addr().unwrap();
         assert!(matches!(
-            Address::take(address),
+            claim(address),
             Err(StartupError::AddressInUse { .. })
         ));
         let any = SocketAddr::new("0.0.0.0".parse().unwrap(), address.port());
-        assert!(matches!(
-            Address::take(any),
-            Err(StartupError::AddressInUse { .. })
-        ));
+        assert!(matches!(claim(any), Err(StartupError::AddressInUse { .. })));
     }
 
     #[test]
     fn a_foreign_address_is_named() {
         // TEST-NET-1, RFC 5737: nobody's.
-        let refused = Address::take("192.0.2.1:9000".parse().unwrap()).unwrap_err();
+        let refused = claim("192.0.2.1:9000".parse().unwrap()).unwrap_err();
         assert!(
             refused
                 .to_string()

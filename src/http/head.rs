@@ -286,7 +286,7 @@ impl Head {
         self.keep_alive = if minor == 0 { keep && !close } else { !close };
         // An HTTP/1.0 client cannot understand an interim response (RFC 9110, 10.1.1).
         self.expects_continue =
-            expects && minor == 1 && !matches!(self.framing, Framing::None | Framing::Length(0));
+            expects && minor == 1 && !matches!(self.framing, Framing::None);
         Ok(())
     }
 
@@ -467,7 +467,7 @@ mod tests {
     }
 
     #[test]
-    fn an_expectation_counts_only_before_a_body() {
+    fn an_expectation_counts_only_before_a_body_even_an_empty_one() {
         let expects = |version: &str, fields: &str| {
             parse(&format!(
                 "PUT /b/k HTTP/{version}\r\nHost: h\r\n{fields}Expect: 100-Continue\r\n\r\n"
@@ -476,7 +476,7 @@ mod tests {
             .expects_continue
         };
         assert!(expects("1.1", "Content-Length: 1\r\n"));
-        assert!(!expects("1.1", "Content-Length: 0\r\n"));
+        assert!(expects("1.1", "Content-Length: 0\r\n"));
         assert!(!expects("1.1", ""));
         assert!(!expects("1.0", "Content-Length: 1\r\n"));
     }

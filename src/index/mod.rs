@@ -38,7 +38,13 @@
 //! A read error under a page fault is a SIGBUS and ends the process; `open` reads every used page
 //! with plain reads first, where the error is `IndexError::Io`.
 //!
-//! Costs: `cargo run --release --example index_costs`.
+//! # What calls cost
+//!
+//! `cargo run --release --example index_costs`: 1 M keys of 60 bytes in LMDB, values of 160, two
+//! shared CPUs of the Sapphire Rapids class, file in the page cache, medians of five rounds: get
+//! 1.2 µs, with 100 k active keys too; scan 65 ns a key, 105 ns merged with 100 k active ones;
+//! seek of a scan 0.9 µs; put 0.7 µs; checkpoint 4.2 µs a key at 100 k random keys (under load 9);
+//! open 0.3 s a GB.
 
 mod damage;
 mod lmdb;
@@ -48,7 +54,6 @@ mod merge;
 mod tests;
 pub mod twin;
 
-use crate::rt::offload;
 use smallvec::SmallVec;
 use std::cell::RefCell;
 use std::path::Path;
@@ -60,6 +65,8 @@ pub use memory::ENTRY_OVERHEAD_BYTES;
 
 use memory::{Change, MemoryTable};
 use merge::{Layer, Layers};
+
+use crate::rt::offload;
 
 /// The first byte of every key.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Hash, PartialOrd, Ord)]
@@ -260,13 +267,13 @@ impl Index {
     /// Opens the environment in the directory `path`, which is created (its parent exists) if it
     /// holds none. `Damaged` leaves it as it is: `destroy` it, then open anew and rebuild.
     pub async fn open(kind: StoreKind, path: &Path) -> Result<Index, IndexError> {
+        let path = path.to_owned();
         let store = match kind {
             StoreKind::Lmdb => {
-                let path = path.to_owned();
                 let writer = offload(move || lmdb::open_env(&path)).await?;
                 Store::Lmdb(lmdb::LmdbStore::new(writer)?)
             }
-            StoreKind::Twin => Store::Twin(twin::TwinStore::open(path)?),
+            StoreKind::Twin => Store::Twin(offload(move || twin::TwinStore::open(&path)).await?),
         };
         Ok(Index {
             active: RefCell::default(),
@@ -280,13 +287,12 @@ impl Index {
     /// Removes the environment at `path`; one that is not there is no error, an open one is
     /// `Busy`.
     pub async fn destroy(kind: StoreKind, path: &Path) -> Result<(), IndexError> {
-        match kind {
-            StoreKind::Lmdb => {
-                let path = path.to_owned();
-                offload(move || lmdb::destroy(&path)).await
-            }
-            StoreKind::Twin => twin::destroy(path),
-        }
+        let path = path.to_owned();
+        offload(move || match kind {
+            StoreKind::Lmdb => lmdb::destroy(&path),
+            StoreKind::Twin => twin::destroy(&path),
+        })
+        .await
     }
 
     /// Calls `f` with the value, in place. `f` may read the index but not change it.
@@ -465,4 +471,3 @@ impl Index {
         }
     }
 }
-

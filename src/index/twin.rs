@@ -4,25 +4,23 @@
 //! a checkpoint copies nothing and keeping {last commit, the one before} is free. When deltas pile
 //! up they are folded.
 //!
-//! The registry stands for the drives of one simulated world: it outlives every `Index` opened on
-//! it and belongs to the thread. A world starts with `clear`.
+//! What a path holds is a slot of the simulated world (`rt::sim::slot`): it outlives the process
+//! that wrote it. A power cut keeps the last commit, which had been flushed when its call ended;
+//! a test that wants less says so with `power_cut` before it opens the index again. All functions
+//! here are called on a simulated core, and mean paths of its node.
 
 use smallvec::SmallVec;
 use std::cell::{Ref, RefCell};
-use std::collections::BTreeMap;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
 
 use super::IndexError;
 use super::memory::MemoryTable;
 use super::merge::Layer;
+use crate::rt::sim::{Rng, Slot, world_slot, world_slot_remove};
 
 /// Deltas over a base before they are folded: every lookup asks each of them.
 const DELTAS_MAX: usize = 4;
-
-thread_local! {
-    static DRIVES: RefCell<BTreeMap<PathBuf, Arc<Mutex<Env>>>> = const { RefCell::new(BTreeMap::new()) };
-}
 
 /// What a path holds after the power came back.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -32,7 +30,7 @@ pub enum Choice {
     /// The commit before it (an empty environment if there was one only): the last one had not
     /// reached the drive.
     OneBefore,
-    /// Nothing: the environment's directory was never durable.
+    /// An empty environment: its directory was never durable.
     Absent,
 }
 
@@ -118,68 +116,71 @@ fn lock(env: &Mutex<Env>) -> MutexGuard<'_, Env> {
     env.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
-fn find(path: &Path) -> Option<Arc<Mutex<Env>>> {
-    DRIVES.with_borrow(|drives| drives.get(path).cloned())
-}
+/// The world's hold on an environment. Not the environment itself, because a cut leaves that to
+/// the dead process and whatever of it is still under way, and gives the world another.
+#[derive(Default)]
+struct Drive(Arc<Mutex<Env>>);
 
-/// Forgets every path: a new world.
-pub fn clear() {
-    DRIVES.with_borrow_mut(BTreeMap::clear);
-}
-
-/// The power of the node that has `path` fails. An `Index` still open on it belongs to the dead
-/// process: what it commits from now on reaches nothing. False if the path held nothing.
-pub fn power_cut(path: &Path, choice: Choice) -> bool {
-    let Some(env) = find(path) else { return false };
-    DRIVES.with_borrow_mut(|drives| {
-        let env = lock(&env);
-        let last = match choice {
-            Choice::Last => env.last.clone(),
-            Choice::OneBefore => env.before.clone(),
-            Choice::Absent => {
-                drives.remove(path);
-                return;
+impl Drive {
+    fn keep(&mut self, choice: Choice) {
+        let next = {
+            let env = lock(&self.0);
+            let last = match choice {
+                Choice::Last => env.last.clone(),
+                Choice::OneBefore => env.before.clone(),
+                Choice::Absent => Arc::default(),
+            };
+            let (fault, commits) = (env.fault.clone(), env.commits);
+            let damaged = env.damaged && choice != Choice::Absent;
+            Env {
+                before: last.clone(),
+                last,
+                fault,
+                damaged,
+                commits,
+                owner: Weak::new(),
             }
         };
-        let (fault, damaged, commits) = (env.fault.clone(), env.damaged, env.commits);
-        let after = Env {
-            before: last.clone(),
-            last,
-            fault,
-            damaged,
-            commits,
-            owner: Weak::new(),
-        };
-        drives.insert(path.to_owned(), Arc::new(Mutex::new(after)));
-    });
-    true
+        self.0 = Arc::new(Mutex::new(next));
+    }
 }
 
-/// Every path that holds an environment, in order.
-pub fn paths() -> Vec<PathBuf> {
-    DRIVES.with_borrow(|drives| drives.keys().cloned().collect())
+impl Slot for Drive {
+    fn power_cut(&mut self, _: &mut Rng) {
+        self.keep(Choice::Last);
+    }
+}
+
+fn drive(path: &Path) -> Arc<Mutex<Env>> {
+    world_slot::<Drive>(path).borrow().0.clone()
+}
+
+/// Makes `path` hold what the choice says. An `Index` still open on it belongs to the dead
+/// process: what it commits from now on reaches nothing.
+pub fn power_cut(path: &Path, choice: Choice) {
+    world_slot::<Drive>(path).borrow_mut().keep(choice);
 }
 
 /// Commits so far, across power cuts; for tests that count checkpoints.
 pub fn commits(path: &Path) -> u64 {
-    find(path).map_or(0, |env| lock(&env).commits)
+    lock(&drive(path)).commits
 }
 
-/// Sets or lifts the fault of a path that holds an environment.
-pub fn set_fault(path: &Path, fault: Option<Fault>) -> bool {
-    find(path).map(|env| lock(&env).fault = fault).is_some()
+/// Sets or lifts the fault of a path.
+pub fn set_fault(path: &Path, fault: Option<Fault>) {
+    lock(&drive(path)).fault = fault;
 }
 
-/// Makes the next `open` of the path answer `Damaged`, until it is destroyed.
-pub fn damage(path: &Path) -> bool {
-    find(path).map(|env| lock(&env).damaged = true).is_some()
+/// Makes `open` of the path answer `Damaged` until it is destroyed.
+pub fn damage(path: &Path) {
+    lock(&drive(path)).damaged = true;
 }
 
 pub fn destroy(path: &Path) -> Result<(), IndexError> {
-    if find(path).is_some_and(|env| lock(&env).owner.strong_count() > 0) {
+    if lock(&drive(path)).owner.strong_count() > 0 {
         return Err(IndexError::Busy);
     }
-    DRIVES.with_borrow_mut(|drives| drives.remove(path));
+    world_slot_remove(path);
     Ok(())
 }
 
@@ -195,8 +196,7 @@ pub struct Writer(Arc<Mutex<Env>>);
 
 impl TwinStore {
     pub fn open(path: &Path) -> Result<Self, IndexError> {
-        let env =
-            DRIVES.with_borrow_mut(|drives| drives.entry(path.to_owned()).or_default().clone());
+        let env = drive(path);
         let owner = Arc::new(());
         let view = {
             let mut env = lock(&env);

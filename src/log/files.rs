@@ -61,8 +61,10 @@ pub enum SpaceClass {
     Put,
     /// The commit head: deletes must go through when puts do not.
     Commit,
-    /// Reclaim: the last file is its own, because copying is what makes space.
+    /// Reclaim: copying is what makes space.
     Reclaim,
+    /// The first commit file after a start: the last file is its own, so that a full store can start.
+    Start,
 }
 
 impl SpaceClass {
@@ -70,8 +72,9 @@ impl SpaceClass {
     fn leaves(self) -> usize {
         match self {
             SpaceClass::Put => RESERVE_FILES,
-            SpaceClass::Commit => 1,
-            SpaceClass::Reclaim => 0,
+            SpaceClass::Commit => 2,
+            SpaceClass::Reclaim => 1,
+            SpaceClass::Start => 0,
         }
     }
 }

@@ -104,6 +104,9 @@ struct HeadState<W> {
     flushed: Cell<BatchSeq>,
     /// Highest sequence whose being flushed is recorded on disk by a later batch.
     floor: Cell<BatchSeq>,
+    floor_wanted: Cell<bool>,
+    /// Its task has ended.
+    ended: Cell<bool>,
     sync_wanted: Cell<BatchSeq>,
     unflushed: RefCell<VecDeque<Unflushed<W>>>,
     /// Where the volume has processed to.
@@ -150,6 +153,8 @@ impl<W: 'static> Log<W> {
                 written: Cell::new(start.seq),
                 flushed: Cell::new(start.seq),
                 floor: Cell::new(start.seq),
+                floor_wanted: Cell::new(false),
+                ended: Cell::new(false),
                 sync_wanted: Cell::new(start.seq),
                 unflushed: RefCell::default(),
                 position: Cell::new(HeadPosition { seq: start.seq, crc: start.crc, ..Default::default() }),
@@ -173,10 +178,19 @@ impl<W: 'static> Log<W> {
     /// Opens a new commit file and starts the heads. A volume goes on in a new file after every start.
     pub async fn start(&self, sink: Rc<dyn Sink<W>>) -> Result<(), LogError> {
         *self.0.sink.borrow_mut() = Some(sink);
-        self.open_next(self.head(Head::Commit), SpaceClass::Reclaim).await?;
+        match self.open_next(self.head(Head::Commit), SpaceClass::Start).await {
+            // Reads work, and so does freeing what is dead; the first commit after that opens one.
+            Err(LogError::Full) => tracing::warn!("no free segment file to start with"),
+            other => other?,
+        }
         for kind in HEADS {
             let log = self.clone();
-            rt::spawn(async move { log.run(kind).await });
+            rt::spawn(async move {
+                log.run(kind).await;
+                let head = log.head(kind);
+                head.ended.set(true);
+                head.progress.notify_all();
+            });
         }
         Ok(())
     }
@@ -272,21 +286,33 @@ impl<W: 'static> Log<W> {
         Ok(())
     }
 
-    /// Stops taking appends, flushes what was taken, records the floor, and ends the heads.
+    /// Stops taking appends, flushes what was taken, seals the files, and ends the heads.
     pub async fn close(&self) -> Result<(), LogError> {
         for kind in HEADS {
             self.sync(kind).await?;
         }
         self.0.closing.set(true);
-        let head = self.head(Head::Commit);
-        head.work.notify_one();
-        while head.floor.get() < head.flushed.get() {
-            self.check_poison()?;
-            head.progress.notified().await;
-        }
         for kind in HEADS {
-            self.head(kind).work.notify_one();
-            self.seal(self.head(kind)).await?;
+            let head = self.head(kind);
+            head.work.notify_one();
+            while !head.ended.get() {
+                head.progress.notified().await;
+            }
+            self.check_poison()?;
+            self.seal(head).await?;
+        }
+        Ok(())
+    }
+
+    /// Waits until the log itself says that everything flushed so far is: what is damaged of it later cannot be taken
+    /// for the end of the log. An idle head does so by itself.
+    pub async fn record_floor(&self, kind: Head) -> Result<(), LogError> {
+        let head = self.head(kind);
+        while head.floor.get() < head.flushed.get() {
+            self.check()?;
+            head.floor_wanted.set(true);
+            head.work.notify_one();
+            head.progress.notified().await;
         }
         Ok(())
     }
@@ -342,15 +368,14 @@ impl<W: 'static> Log<W> {
                     return self.poison(&e);
                 }
                 head.progress.notify_all();
-            } else if kind == Head::Commit && head.floor.get() < head.flushed.get() {
-                let idle = if self.0.closing.get() {
-                    true
-                } else {
-                    select_biased! {
+            } else if self.0.closing.get() {
+                return;
+            } else if kind != Head::Bulk && head.floor.get() < head.flushed.get() {
+                let idle = head.floor_wanted.take()
+                    || select_biased! {
                         () = head.work.notified().fuse() => false,
                         () = rt::sleep(FLOOR_DELAY).fuse() => true,
-                    }
-                };
+                    };
                 if idle && head.queue.borrow().is_empty() {
                     let result = match self.write(head, Vec::new()).await {
                         Ok(()) => self.flush(head).await,
@@ -363,8 +388,6 @@ impl<W: 'static> Log<W> {
                     head.floor.set(head.flushed.get());
                     head.progress.notify_all();
                 }
-            } else if self.0.closing.get() {
-                return;
             } else {
                 head.work.notified().await;
             }
@@ -401,12 +424,16 @@ impl<W: 'static> Log<W> {
         };
         push_all(&mut builder, &outcomes, &appends).expect("gather bounds the batch");
         let length = builder.batch_len();
-        if let Err(e) = self.make_room(head, length).await {
+        let room = match self.make_room(head, length).await {
+            Ok(()) if head.kind == Head::Commit => self.zero_ahead(head, length).await,
+            other => other,
+        };
+        if let Err(e) = room {
+            self.sink().failed(appends.into_iter().map(|a| a.waiter).collect(), e.clone());
             if e != LogError::Full {
                 return Err(e);
             }
             // Nothing was written: these appends fail, the head lives on.
-            self.sink().failed(appends.into_iter().map(|a| a.waiter).collect(), e);
             head.written_to.set(head.taken.get());
             match head.unflushed.borrow_mut().back_mut() {
                 Some(u) => u.ticket = head.taken.get(),
@@ -421,9 +448,6 @@ impl<W: 'static> Log<W> {
             let f = file.as_ref().expect("make_room opened one");
             (f.handle.clone(), f.generation, f.offset)
         };
-        if head.kind == Head::Commit {
-            self.zero_ahead(&handle, offset + length as u32).await?;
-        }
         // The front of the batch (directory and packed payloads) is encoded into one buffer; aligned payloads are
         // written from where they are.
         let mut front = Buf::alloc(builder.head_len()).await;
@@ -565,6 +589,7 @@ impl<W: 'static> Log<W> {
             return Ok(());
         }
         let class = match head.kind {
+            Head::Commit if head.file.borrow().is_none() => SpaceClass::Start,
             Head::Commit => SpaceClass::Commit,
             Head::Bulk => SpaceClass::Put,
             Head::Relocate => SpaceClass::Reclaim,
@@ -618,7 +643,11 @@ impl<W: 'static> Log<W> {
     }
 
     /// Overwrites the next stretch of a never written commit file with zeros before a batch lands on it.
-    async fn zero_ahead(&self, handle: &Rc<Handle>, end: u32) -> Result<(), LogError> {
+    async fn zero_ahead(&self, head: &HeadState<W>, length: usize) -> Result<(), LogError> {
+        let (handle, end) = match head.file.borrow().as_ref() {
+            Some(f) => (f.handle.clone(), f.offset + length as u32),
+            None => return Ok(()),
+        };
         loop {
             let from = self.0.files.written_to(handle.number);
             if from >= u64::from(end) || from >= self.0.files.file_length() {

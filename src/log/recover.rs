@@ -187,8 +187,6 @@ struct Walked {
     /// The batch after the last one of this file, as far as is known.
     next: BatchSeq,
     crc: Option<u32>,
-    /// Where the walk ended.
-    offset: u32,
     sealed: bool,
 }
 
@@ -275,7 +273,7 @@ async fn walk(
             }
         }
     }
-    Ok(Walked { next: expected, crc: previous_crc, offset, sealed })
+    Ok(Walked { next: expected, crc: previous_crc, sealed })
 }
 
 /// Bytes the drive cannot read count as damaged ones.
@@ -352,6 +350,20 @@ pub async fn replay(
             end = end.min(span.header.seq);
             break;
         }
+    }
+
+    // What is kept beyond the floor was perhaps never flushed, or its flush failed and only the drive's cache still has
+    // it: a flush that succeeds now would prove nothing. So it is written again before it is relied on.
+    let rewritten: Vec<&Span> = spans.iter().filter(|s| s.header.seq > floor && s.header.seq < end).collect();
+    for span in &rewritten {
+        let pin = files.pin_number(span.file).expect("listed");
+        let (buf, _) = pin.read(span.offset, span.header.batch_len).await?;
+        let (result, _) = pin.handle().file.write_all_at(buf, u64::from(span.offset)).await;
+        result.map_err(|e| super::files::poison("write the log's tail again", &e))?;
+    }
+    if let Some(span) = rewritten.last() {
+        let pin = files.pin_number(span.file).expect("listed");
+        pin.handle().file.sync_data().await.map_err(|e| super::files::poison("flush the log's tail", &e))?;
     }
 
     let mut result = HeadEnd { seq: BatchSeq(end.0 - 1), crc: from.crc, next_lsn, ..HeadEnd::default() };

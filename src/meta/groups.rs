@@ -294,7 +294,7 @@ impl Groups {
             }
             let mut payload = Vec::new();
             MetadataRecord::AbortObject { object }.encode(&mut payload).expect("an object id fits");
-            if crate::planted!("free-before-abort") || self.propose(pg, false, payload).await?.is_ok() {
+            if self.propose(pg, false, payload).await?.is_ok() {
                 free.push(object);
             }
         }

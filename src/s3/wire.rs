@@ -260,15 +260,15 @@ impl<'w> RequestBody<'w> {
 
     /// What is still on the wire when the operation is over.
     pub fn leftover(&self) -> Leftover {
+        // A client that was answered instead of told to go ahead may send its body or not. It may
+        // also be confused about the next request (botocore is), even if the body is empty.
         let known = !self.failed && !self.awaits_go;
         let bytes = if self.decoder.is_done() {
-            Some(0)
+            (!self.awaits_go).then_some(0)
         } else {
-            self.decoder.wire_left()
+            self.decoder.wire_left().filter(|_| known)
         };
-        Leftover {
-            bytes: bytes.filter(|_| known || self.decoder.is_done()),
-        }
+        Leftover { bytes }
     }
 
     /// Before the first wait for the client: tell it to go ahead.
@@ -295,6 +295,8 @@ impl<'w> RequestBody<'w> {
     /// Makes sure that something is received ahead.
     async fn ahead(&mut self) -> Result<(), BodyError> {
         if !self.wire.buffered().is_empty() {
+            // The body has begun, so the client does not wait (any more).
+            self.awaits_go = false;
             return Ok(());
         }
         self.go().await?;
@@ -365,6 +367,11 @@ impl<'w> RequestBody<'w> {
     }
 
     async fn try_finish(&mut self) -> Result<(), BodyError> {
+        if self.decoder.is_done() && self.wire.buffered().is_empty() {
+            // Nothing is to come, and all the same the client waits: botocore takes an answer
+            // without `100 Continue` for a refusal, and the one to its next request for garbage.
+            self.go().await?;
+        }
         while !self.decoder.is_done() {
             if self.decoder.payload_ready() > 0 {
                 return Err(BodyError::Malformed("the body is longer than announced"));

@@ -149,8 +149,8 @@ impl Scenario {
         let cores = rng.between(1, 2) as u16;
         let volumes = cores + rng.below(2) as u16;
         let file_length = [512 << 10, 1 << 20, 2 << 20][rng.below(3) as usize];
-        // Seven files are what three heads, the reserve and a spare need.
-        let files = if faults == Faults::Full { rng.between(9, 12) } else { 200 };
+        // Three heads, the reserve and a spare need seven, and each restart leaves some half full.
+        let files = if faults == Faults::Full { rng.between(11, 15) } else { 200 };
         Scenario {
             faults,
             cores,
@@ -177,6 +177,10 @@ impl Scenario {
     /// Faults of the drive while the load runs.
     fn loaded(&self, rng: &mut Rng) -> FaultPlan {
         let mut plan = FaultPlan { capacity: self.capacity, ..FaultPlan::uneven() };
+        if rng.chance(0.3) {
+            // Reads that take as long as reclaim needs to empty, free and refill a file.
+            plan.read_latency = Duration::from_micros(60)..=Duration::from_millis(600);
+        }
         match self.faults {
             Faults::Crash | Faults::Full => {}
             Faults::Io => {
@@ -210,11 +214,12 @@ struct Run {
     verbose: bool,
     bucket: Option<crate::object::BucketInfo>,
     operations: u64,
+    /// What the next start finds of each volume's index.
+    indexes: Vec<twin::Choice>,
 }
 
 /// Runs one seed.
 pub fn run(options: &Options) -> Result<Summary, Violation> {
-    twin::clear();
     let world = World::new(options.seed);
     let mut rng = world.stream("scenario", 0);
     let scenario = Scenario::draw(&mut rng, options.faults);
@@ -232,12 +237,12 @@ pub fn run(options: &Options) -> Result<Summary, Violation> {
         verbose: options.verbose,
         bucket: None,
         operations: 0,
+        indexes: Vec::new(),
     };
     let result = run.life();
     run.summary.trace = run.world.trace();
     let summary = run.summary.clone();
     drop(run);
-    twin::clear();
     match result {
         Ok(()) => Ok(summary),
         Err(what) => Err(Violation { seed: options.seed, what }),
@@ -314,9 +319,7 @@ impl Run {
         }
         self.finish(&shares)?;
         drop(shares);
-        for path in twin::paths() {
-            twin::destroy(&path).map_err(|e| format!("the index is still open: {e}"))?;
-        }
+        self.indexes = vec![twin::Choice::Absent; usize::from(self.scenario.volumes)];
         let Some(shares) = self.start_until_up(false)? else { return Ok(()) };
         let damaged = self.check_recoveries(&shares)?;
         self.verify(&shares, damaged)?;
@@ -338,7 +341,7 @@ impl Run {
                 Start::Up(shares) => {
                     // A failure drawn for the start that did not strike is off.
                     self.world.fail_at(self.node, u64::MAX, Point::Before, Failure::Crash);
-                    if let Stop::Failed(_) = self.world.run_for(Duration::from_micros(1)) {
+                    if let Stop::Failed(_) = self.world.run_for(Duration::from_millis(20)) {
                         drop(shares);
                         self.lose_index();
                         continue;
@@ -361,8 +364,13 @@ impl Run {
         let settings = self.scenario.settings();
         let volumes = self.scenario.volumes;
         let directory = PathBuf::from(DIRECTORY);
-        let prepared =
-            self.world.run_on(self.node, CoreId(0), async move { node::prepare(&directory, volumes, &settings).await });
+        let indexes = std::mem::take(&mut self.indexes);
+        let prepared = self.world.run_on(self.node, CoreId(0), async move {
+            for (volume, choice) in indexes.into_iter().enumerate() {
+                twin::power_cut(&directory.join(format!("volume-{volume}/index")), choice);
+            }
+            node::prepare(&directory, volumes, &settings).await
+        });
         let layout: Rc<Layout> = match prepared {
             Ok(Ok(layout)) => Rc::new(layout),
             Ok(Err(e)) => return Ok(Start::Refused(e.to_string())),
@@ -553,14 +561,15 @@ impl Run {
 
     /// After a power cut the index is at its last commit, the one before, or gone.
     fn lose_index(&mut self) {
-        for path in twin::paths() {
+        self.indexes.clear();
+        for volume in 0..self.scenario.volumes {
             let choice = match self.rng.below(6) {
                 0 => twin::Choice::OneBefore,
                 1 => twin::Choice::Absent,
                 _ => twin::Choice::Last,
             };
-            self.say(format_args!("index {}: {choice:?}", path.display()));
-            twin::power_cut(&path, choice);
+            self.say(format_args!("index of volume {volume}: {choice:?}"));
+            self.indexes.push(choice);
         }
     }
 
@@ -617,7 +626,11 @@ impl Run {
         let emptied =
             self.world.run_on(self.node, CoreId(0), async move { workload::empty_and_refill(&store, &load).await });
         match emptied {
-            Ok(result) => result,
+            Ok(Err(what)) => {
+                let tables: Vec<_> = shares.iter().flat_map(|s| &s.volumes).map(|(v, volume, _)| (v, volume.files())).collect();
+                Err(format!("{what}; files {tables:?}"))
+            }
+            Ok(Ok(())) => Ok(()),
             Err(stop) => Err(format!("emptying a full drive ended with {stop:?}")),
         }
     }

@@ -100,7 +100,12 @@ impl Client {
             60..=92 => {
                 let client = self.rng.below(self.clients as u64) as usize;
                 let any = key_name(client, self.rng.below(KEYS_PER_CLIENT as u64) as usize);
-                let pause = self.rng.chance(0.3).then(|| Duration::from_micros(self.rng.below(30_000)));
+                // Slow clients: some take longer than it takes to free an overwritten object.
+                let pause = match self.rng.below(20) {
+                    0 => Some(Duration::from_millis(self.rng.below(2_000))),
+                    1..=5 => Some(Duration::from_micros(self.rng.below(30_000))),
+                    _ => None,
+                };
                 get(&self.store, &self.load, &any, pause, true).await.map(|_| ())
             }
             _ => list(&self.store, &self.load, true).await,

@@ -196,8 +196,11 @@ impl Volume {
             }
             rt::yield_now().await;
         }
-        self.0.log.sync(Head::Relocate).await?;
-        self.0.log.sync(Head::Commit).await?;
+        for head in [Head::Relocate, Head::Commit] {
+            self.0.log.sync(head).await?;
+            // The copies will be all there is: their loss must never look like the end of the log.
+            self.0.log.record_floor(head).await?;
+        }
         for waiter in pending {
             waiter.await.unwrap_or(Err(VolumeError::Closed))?;
         }

@@ -188,6 +188,17 @@ def every_size_comes_back_byte_for_byte(c):
 
 
 @checks
+def empty_bodies_and_others_share_a_connection(c):
+    bucket = c.bucket()
+    client = c.client(config={"max_pool_connections": 1, "read_timeout": 10})
+    for size in (0, 100, 0, 0, 100_000, 0, 2 * MIB):
+        body = content(size)
+        client.put_object(Bucket=bucket, Key="k", Body=body)
+        refused(client.put_object, "NoSuchBucket", Bucket="no-such-bucket", Key="k", Body=body)
+        equal(read(client, bucket, "k")[0] == body, True, f"{size}")
+
+
+@checks
 def ranges(c):
     bucket = c.bucket()
     for size in [1, 10, 8192, 32 * KIB + 5, 200_000, 33 * MIB]:
@@ -555,7 +566,6 @@ def only_the_right_signature_gets_in(c):
     strangers = [
         (c.client(aws_secret_access_key="wrong" * 8), "SignatureDoesNotMatch"),
         (c.client(aws_access_key_id="NOSUCHKEY"), "InvalidAccessKeyId"),
-        (c.client(region_name="eu-west-1"), "AuthorizationHeaderMalformed"),
         (c.client(config={"signature_version": botocore.UNSIGNED}), "AccessDenied"),
     ]
     for stranger, code in strangers:
@@ -615,6 +625,9 @@ def smallest(shape, name, bucket, key):
         return f"{bucket}/{key}"
     kind = shape.type_name
     if kind == "structure":
+        if getattr(shape, "is_tagged_union", False):
+            member, inner = next(iter(shape.members.items()))
+            return {member: smallest(inner, member, bucket, key)}
         return {
             member: smallest(shape.members[member], member, bucket, key)
             for member in shape.required_members
@@ -624,7 +637,7 @@ def smallest(shape, name, bucket, key):
     if kind == "map":
         return {}
     if kind == "string":
-        return shape.enum[0] if shape.enum else "x"
+        return shape.enum[0] if shape.enum else "x" * shape.metadata.get("min", 1)
     if kind in ("integer", "long"):
         return 1
     if kind == "boolean":

@@ -112,6 +112,38 @@ def an_upload_cut_off_leaves_what_was_there(c):
 
 
 @checks
+def a_client_that_expects_to_be_told_is_told(c):
+    bucket = c.bucket()
+
+    def begin(raw, key, size):
+        headers = {"content-length": str(size), "expect": "100-continue"}
+        c.s3.sign("PUT", f"/{key}", "", headers, s3_wire.UNSIGNED)
+        lines = "".join(f"{name}: {value}\r\n" for name, value in headers.items())
+        raw.sendall(f"PUT /{key} HTTP/1.1\r\n{lines}\r\n".encode())
+
+    def head(raw):
+        text = b""
+        while not text.endswith(b"\r\n\r\n"):
+            piece = raw.recv(1)
+            if not piece:
+                raise AssertionError(f"closed after {text!r}")
+            text += piece
+        return text.lower()
+
+    with socket.create_connection((c.server.host, c.server.port), timeout=30) as raw:
+        for size in (10, 0, 100_000, 0, 0, 5):
+            begin(raw, f"{bucket}/k", size)
+            equal(head(raw), b"http/1.1 100 continue\r\n\r\n", f"before {size}")
+            raw.sendall(b"z" * size)
+            equal(head(raw).split()[1], b"200", f"after {size}")
+    for size in (10, 0):
+        with socket.create_connection((c.server.host, c.server.port), timeout=30) as raw:
+            begin(raw, "no-such-bucket/k", size)
+            answer = head(raw)
+            equal((answer.split()[1], b"connection: close" in answer), (b"404", True), f"{answer}")
+
+
+@checks
 def old_and_future_requests_are_refused(c):
     bucket = c.bucket()
     now = datetime.datetime.now(datetime.timezone.utc)
@@ -120,6 +152,15 @@ def old_and_future_requests_are_refused(c):
         equal((answer.status, answer.code), (403, "RequestTimeTooSkewed"))
     answer = c.s3.get(bucket, "k", now=now - datetime.timedelta(minutes=5))
     equal(answer.code, "NoSuchKey")
+
+
+@checks
+def a_signature_for_another_region_is_refused(c):
+    elsewhere = s3_wire.Client.of(c.server, region="eu-west-1")
+    answer = elsewhere.request("GET")
+    # boto3 reads the right region out of this and tries again.
+    equal((answer.status, answer.code), (400, "AuthorizationHeaderMalformed"))
+    equal(b"<Region>us-east-1</Region>" in answer.body, True, f"{answer}")
 
 
 @checks
