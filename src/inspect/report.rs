@@ -15,7 +15,7 @@ use shard_format::{
 
 use super::loss::Loss;
 use super::scan::{self, Chain, Counts, Source, Verdict, Walked, Window};
-use crate::datadir::{FORMAT_NAME, FORMAT_NEW_NAME, LOCK_NAME, VOLUME_PREFIX};
+use crate::datadir::{FORMAT_NAME, FORMATTING_NAME, LOCK_NAME, VOLUME_PREFIX};
 use crate::log::HEADS;
 
 const SEGMENTS_NAME: &str = "segments";
@@ -176,7 +176,7 @@ pub fn subject(path: &Path) -> Result<Subject, String> {
     if has(FORMAT_NAME) && volume_format() {
         return Ok(Subject::Volume(path.to_owned()));
     }
-    if has(FORMAT_NAME) || has(FORMAT_NEW_NAME) || entries.iter().any(|e| volume_index(e).is_some())
+    if has(FORMAT_NAME) || has(FORMATTING_NAME) || entries.iter().any(|e| volume_index(e).is_some())
     {
         return Ok(Subject::Drive(path.to_owned()));
     }
@@ -334,7 +334,7 @@ pub fn drive(path: &Path) -> DriveReport {
     let has = |name: &str| names.iter().any(|found| found == name);
     let mut indexes: Vec<u16> = names.iter().filter_map(|name| volume_index(name)).collect();
     indexes.sort_unstable();
-    let format = if !has(FORMAT_NAME) && has(FORMAT_NEW_NAME) {
+    let format = if !has(FORMAT_NAME) && has(FORMATTING_NAME) {
         findings.push(Finding::new(
             Severity::Note,
             "formatting began and did not end; nothing was acknowledged from here",

@@ -730,6 +730,12 @@ fn what_is_missing_from_the_directories_is_said() {
     assert_eq!(code, 1, "{text}");
     assert_eq!(line(&text, "00000000")[1], "commit");
 
+    // Unless it was not to be there yet.
+    fs::write(made.data().join("formatting"), "").unwrap();
+    let (code, text) = made.inspect(DEFAULT);
+    assert_eq!(code, 0, "{text}");
+    assert!(text.contains("formatting began and did not end"), "{text}");
+
     let made = make();
     made.change(1, |bytes| bytes.truncate(made.open[1] + 100));
     let (code, text) = made.inspect(DEFAULT);
