@@ -34,7 +34,7 @@ use shard_format::{
 };
 
 pub use self::{
-    recover::{Recovery, read_accepted_losses},
+    recover::{ACCEPTED_LOSSES_BYTES_MAX, Recovery, read_accepted_losses},
     shards::{Fetched, SEGMENTS_PER_RUN, Shard},
 };
 use crate::{

@@ -47,7 +47,7 @@ pub struct Recovery {
 }
 
 /// A line per loss; a volume has at most a few before it is replaced.
-const ACCEPTED_LOSSES_BYTES_MAX: usize = 1 << 20;
+pub const ACCEPTED_LOSSES_BYTES_MAX: usize = 1 << 20;
 
 /// Losses an operator has accepted by name, a line each as `ostrakon` prints them.
 pub async fn read_accepted_losses(path: &Path) -> Vec<String> {
