@@ -17,7 +17,7 @@
 
 use shard_format::{
     BATCH_HEADER_SIZE, BLOCK_SIZE, BatchHeader, BatchSeq, Entry, FILE_HEADER_SIZE, FileHeader, FileNumber, FooterEntry,
-    Generation, Head, Kind, Lsn, decode_batch_header, decode_directory, decode_footer, decode_footer_header,
+    Generation, Head, Kind, Lsn, VolumeId, decode_batch_header, decode_directory, decode_footer, decode_footer_header,
     footer::FOOTER_HEADER_SIZE,
 };
 
@@ -118,6 +118,7 @@ struct Window<'a> {
     start: u32,
     size: usize,
     file_length: u32,
+    volume: VolumeId,
 }
 
 impl Window<'_> {
@@ -163,7 +164,8 @@ async fn directory_at(
     let Ok(header) = decode_batch_header(bytes.try_into().expect("a header")) else { return Ok(None) };
     let stale = header.generation != generation && !crate::planted!("trust-stale-record");
     let end = u64::from(offset) + u64::from(header.batch_len);
-    if stale || header.file_number != file || header.head != head || end > u64::from(window.file_length) {
+    let ours = header.volume == window.volume && header.file_number == file && header.head == head;
+    if stale || !ours || end > u64::from(window.file_length) {
         return Ok(None);
     }
     *floor = header.flushed_seq.max(*floor);
@@ -182,12 +184,14 @@ async fn footer_at(
     }
     let bytes = window.get(offset, FOOTER_HEADER_SIZE).await?;
     let Ok(front) = decode_footer_header(bytes.try_into().expect("a footer header")) else { return Ok(None) };
-    let ours = front.file_number == header.file_number && front.generation == header.generation;
+    let ours = front.volume == header.volume
+        && front.file_number == header.file_number
+        && front.generation == header.generation;
     if !ours || u64::from(offset) + u64::from(front.footer_len) > u64::from(window.file_length) {
         return Ok(None);
     }
     let bytes = window.get(offset, front.footer_len as usize).await?;
-    let before_first = BatchSeq(header.first_seq.0 - 1);
+    let before_first = BatchSeq(header.first_seq.0.saturating_sub(1));
     Ok(decode_footer(u64::from(offset), bytes).ok().map(|f| f.batches.last().map_or(before_first, |b| b.seq)))
 }
 
@@ -219,7 +223,7 @@ async fn walk(
     let pin = files.pin_number(file).expect("a known file");
     let file_length = files.file_length() as u32;
     let size = if head == Head::Bulk { 8 * BLOCK_SIZE } else { 128 * BLOCK_SIZE };
-    let mut window = Window { pin: &pin, buf: None, start: 0, size, file_length };
+    let mut window = Window { pin: &pin, buf: None, start: 0, size, file_length, volume: header.volume };
     let mut sealed = false;
     let mut floor = BatchSeq(0);
     loop {

@@ -136,6 +136,8 @@ struct Scenario {
     capacity: u64,
     clients: usize,
     rounds: u32,
+    /// A long load on a drive that now and then takes seconds.
+    patient: bool,
 }
 
 impl Scenario {
@@ -159,6 +161,7 @@ impl Scenario {
             capacity: files * file_length * u64::from(volumes) + (1 << 20),
             clients: rng.between(1, 4) as usize,
             rounds: rng.between(2, 5) as u32,
+            patient: rng.chance(0.2),
         }
     }
 
@@ -177,9 +180,10 @@ impl Scenario {
     /// Faults of the drive while the load runs.
     fn loaded(&self, rng: &mut Rng) -> FaultPlan {
         let mut plan = FaultPlan { capacity: self.capacity, ..FaultPlan::uneven() };
-        if rng.chance(0.3) {
-            // Reads that take as long as reclaim needs to empty, free and refill a file.
-            plan.read_latency = Duration::from_micros(60)..=Duration::from_millis(600);
+        if self.patient {
+            // Some operations take as long as reclaim needs to empty, free and refill a file.
+            plan.slow = 0.01;
+            plan.slow_by = Duration::from_millis(100)..=Duration::from_secs(3);
         }
         match self.faults {
             Faults::Crash | Faults::Full => {}
@@ -491,7 +495,7 @@ impl Run {
         self.world.set_plan(self.drive, plan);
         let strikes = self.scenario.faults != Faults::Rot && self.rng.chance(0.75);
         if strikes {
-            self.arm(800);
+            self.arm(if self.scenario.patient { 6000 } else { 800 });
         }
         let load = Rc::new(Load {
             model: self.model.clone(),
@@ -502,7 +506,7 @@ impl Run {
         let running = Rc::new(std::cell::Cell::new(0usize));
         for client in 0..self.scenario.clients {
             let core = self.rng.below(u64::from(self.scenario.cores)) as usize;
-            let operations = self.rng.between(20, 150);
+            let operations = self.rng.between(20, if self.scenario.patient { 800 } else { 150 });
             self.operations += operations;
             let client = Client {
                 number: client,
