@@ -33,7 +33,16 @@ impl Store {
     /// The bucket, and whether it is being deleted.
     async fn look_up_bucket(&self, name: &str) -> Result<(BucketInfo, bool), StoreError> {
         let home = self.home(PgId::SYSTEM);
-        match self.link().call(home, Request::Bucket { name: name.to_owned() }).await? {
+        match self
+            .link()
+            .call(
+                home,
+                Request::Bucket {
+                    name: name.to_owned(),
+                },
+            )
+            .await?
+        {
             Reply::Bucket(Some(value)) => {
                 let deleting = value.deleting;
                 Ok((info(name, value), deleting))
@@ -44,13 +53,25 @@ impl Store {
     }
 
     pub(super) async fn all_buckets(&self) -> Result<Vec<BucketInfo>, StoreError> {
-        match self.link().call(self.home(PgId::SYSTEM), Request::Buckets).await? {
-            Reply::Buckets(all) => Ok(all.into_iter().map(|(name, value)| info(&name, value)).collect()),
+        match self
+            .link()
+            .call(self.home(PgId::SYSTEM), Request::Buckets)
+            .await?
+        {
+            Reply::Buckets(all) => Ok(all
+                .into_iter()
+                .map(|(name, value)| info(&name, value))
+                .collect()),
             _ => unreachable!("a buckets request has buckets"),
         }
     }
 
-    pub(super) async fn make_bucket(&self, name: &str, owner: &str, region: &str) -> Result<BucketInfo, StoreError> {
+    pub(super) async fn make_bucket(
+        &self,
+        name: &str,
+        owner: &str,
+        region: &str,
+    ) -> Result<BucketInfo, StoreError> {
         let id = BucketId(rt::random_u64() >> 1 | 1);
         let created = Hlc::new(rt::unix_ms(), 0);
         let record = MetadataRecord::PutBucket(PutBucket {
@@ -72,7 +93,9 @@ impl Store {
             }),
             Err(Refusal::Exists(_)) => {
                 let existing = self.find_bucket(name).await?;
-                Err(StoreError::BucketAlreadyExists { owner: existing.owner })
+                Err(StoreError::BucketAlreadyExists {
+                    owner: existing.owner,
+                })
             }
             Err(refusal) => Err(refusal.into()),
         }
@@ -93,13 +116,17 @@ impl Store {
             return Err(StoreError::BucketNotEmpty);
         }
         // From here on a crash is noticed by the next start, which lifts the fences again.
-        self.set_bucket_state(&bucket, BucketState::Deleting).await?;
+        self.set_bucket_state(&bucket, BucketState::Deleting)
+            .await?;
         let fenced_and_empty = match self.fence(bucket.id, true).await {
             Ok(()) => self.is_empty_everywhere(bucket.id).await,
             Err(e) => Err(e),
         };
         if let Ok(true) = fenced_and_empty {
-            let record = MetadataRecord::DeleteBucket { name, bucket: bucket.id };
+            let record = MetadataRecord::DeleteBucket {
+                name,
+                bucket: bucket.id,
+            };
             return match self.propose(PgId::SYSTEM, &record, false).await? {
                 Ok(()) => Ok(()),
                 Err(Refusal::Missing) => Err(StoreError::NoSuchBucket),
@@ -118,7 +145,11 @@ impl Store {
 
     /// Revives every bucket whose deletion a crash cut off. Called once after a start, before there are new deletions.
     pub async fn revive_half_deleted(&self) -> Result<usize, StoreError> {
-        let Reply::Buckets(all) = self.link().call(self.home(PgId::SYSTEM), Request::Buckets).await? else {
+        let Reply::Buckets(all) = self
+            .link()
+            .call(self.home(PgId::SYSTEM), Request::Buckets)
+            .await?
+        else {
             unreachable!("a buckets request has buckets")
         };
         let mut revived = 0;
@@ -129,7 +160,11 @@ impl Store {
         Ok(revived)
     }
 
-    async fn set_bucket_state(&self, bucket: &BucketInfo, state: BucketState) -> Result<(), StoreError> {
+    async fn set_bucket_state(
+        &self,
+        bucket: &BucketInfo,
+        state: BucketState,
+    ) -> Result<(), StoreError> {
         let record = MetadataRecord::PutBucket(PutBucket {
             name: &bucket.name,
             bucket: bucket.id,
@@ -148,7 +183,12 @@ impl Store {
 
     async fn is_empty_everywhere(&self, bucket: BucketId) -> Result<bool, StoreError> {
         let link = self.link();
-        for answer in join_all(link.volumes().map(|v| link.call(v, Request::IsEmpty { bucket }))).await {
+        for answer in join_all(
+            link.volumes()
+                .map(|v| link.call(v, Request::IsEmpty { bucket })),
+        )
+        .await
+        {
             match answer? {
                 Reply::Empty(true) => {}
                 Reply::Empty(false) => return Ok(false),
@@ -161,11 +201,24 @@ impl Store {
     /// Sets or lifts the fence of a bucket in every group: one batch per volume.
     async fn fence(&self, bucket: BucketId, fenced: bool) -> Result<(), StoreError> {
         let mut payload = Vec::new();
-        MetadataRecord::FenceBucket { bucket, fenced }.encode(&mut payload).map_err(|_| StoreError::TooLarge)?;
+        MetadataRecord::FenceBucket { bucket, fenced }
+            .encode(&mut payload)
+            .map_err(|_| StoreError::TooLarge)?;
         let link = self.link();
         let calls = link.volumes().map(|v| {
-            let commands = link.map().groups_of(v).into_iter().map(|pg| (pg, payload.clone())).collect();
-            link.call(v, Request::Propose { commands, needs_space: false })
+            let commands = link
+                .map()
+                .groups_of(v)
+                .into_iter()
+                .map(|pg| (pg, payload.clone()))
+                .collect();
+            link.call(
+                v,
+                Request::Propose {
+                    commands,
+                    needs_space: false,
+                },
+            )
         });
         for answer in join_all(calls).await {
             answer?;

@@ -110,13 +110,25 @@ impl Position {
             let suspect = take(1)? == [1];
             let has_group = take(1)? == [1];
             let group = PgId(u16::from_le_bytes(take(2)?.try_into().ok()?));
-            damage.push(KnownDamage { name, group: has_group.then_some(group), suspect });
+            damage.push(KnownDamage {
+                name,
+                group: has_group.then_some(group),
+                suspect,
+            });
         }
-        Some(Position { heads, next_lsn, outcomes, damage, machine: at.to_vec() })
+        Some(Position {
+            heads,
+            next_lsn,
+            outcomes,
+            damage,
+            machine: at.to_vec(),
+        })
     }
 
     pub fn load(index: &Index) -> Result<Option<Position>, IndexError> {
-        Ok(index.get(Table::Position, POSITION_KEY, Position::decode)?.flatten())
+        Ok(index
+            .get(Table::Position, POSITION_KEY, Position::decode)?
+            .flatten())
     }
 }
 
@@ -151,7 +163,9 @@ impl Volume {
 
     fn check_index(&self) -> Result<(), VolumeError> {
         match &*self.0.index_failed.borrow() {
-            Some(reason) => Err(VolumeError::ReadOnly { reason: reason.clone() }),
+            Some(reason) => Err(VolumeError::ReadOnly {
+                reason: reason.clone(),
+            }),
             None => Ok(()),
         }
     }
@@ -171,13 +185,21 @@ impl Volume {
                 position.heads[head_index(head)] = inner.log.position(head);
             }
             for (number, generation, live) in inner.log.files().take_dirty() {
-                inner.index.put(Table::Files, &number.0.to_be_bytes(), encode_file_row(generation, live));
+                inner.index.put(
+                    Table::Files,
+                    &number.0.to_be_bytes(),
+                    encode_file_row(generation, live),
+                );
             }
-            inner.index.put(Table::Position, POSITION_KEY, position.encode());
+            inner
+                .index
+                .put(Table::Position, POSITION_KEY, position.encode());
             inner.dirty.set(false);
             assert!(inner.index.freeze(), "nothing is frozen");
         }
-        inner.checkpoints_started.set(inner.checkpoints_started.get() + 1);
+        inner
+            .checkpoints_started
+            .set(inner.checkpoints_started.get() + 1);
         let result = inner.index.checkpoint().await;
         match result {
             Ok(()) => {
@@ -197,7 +219,10 @@ impl Volume {
                 } else {
                     let reason = format!("index: {e}");
                     tracing::error!(volume = %self.id(), %reason, "checkpoint failed");
-                    inner.index_failed.borrow_mut().get_or_insert(reason.clone());
+                    inner
+                        .index_failed
+                        .borrow_mut()
+                        .get_or_insert(reason.clone());
                     VolumeError::ReadOnly { reason }
                 };
                 inner.checkpoint_done.notify_all();

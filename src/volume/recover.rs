@@ -15,18 +15,23 @@
 
 use std::{cell::RefCell, collections::HashSet, path::Path, rc::Rc};
 
-use shard_format::{FileHeader, FileState as HeaderState, Generation, Head, Hlc, Incarnation, Kind, Lsn, PgId, VolumeRecord};
+use shard_format::{
+    FileHeader, FileState as HeaderState, Generation, Head, Hlc, Incarnation, Kind, Lsn, PgId,
+    VolumeRecord,
+};
 
 use super::{
-    Applied, Inner, Machine, Ruling, Store, Volume, VolumeConfig, VolumeError, VolumeSink, checkpoint,
+    Applied, Inner, Machine, Ruling, Store, Volume, VolumeConfig, VolumeError, VolumeSink,
+    checkpoint,
     checkpoint::{KnownDamage, Position},
     refused, shards,
 };
 use crate::{
     index::{Index, IndexError, ScanEnd, Step, Table},
     log::{
-        FileState, Files, FilesConfig, HEADS, HeadPosition, Log, LogConfig, Segment, head_index, write_footer,
+        FileState, Files, FilesConfig, HEADS, HeadPosition, Log, LogConfig, Segment, head_index,
         recover::{HeadEnd, ReplayBatch, ReplayRecord, replay},
+        write_footer,
     },
     rt,
 };
@@ -52,24 +57,36 @@ pub const ACCEPTED_LOSSES_BYTES_MAX: usize = 1 << 20;
 /// Losses an operator has accepted by name, a line each as `ostrakon` prints them.
 pub async fn read_accepted_losses(path: &Path) -> Vec<String> {
     match rt::fs::read_file(path, ACCEPTED_LOSSES_BYTES_MAX).await {
-        Ok(bytes) => String::from_utf8_lossy(&bytes).lines().map(|l| l.trim().to_owned()).collect(),
+        Ok(bytes) => String::from_utf8_lossy(&bytes)
+            .lines()
+            .map(|l| l.trim().to_owned())
+            .collect(),
         Err(_) => Vec::new(),
     }
 }
 
 fn unreadable(what: impl ToString) -> VolumeError {
-    VolumeError::Unreadable { what: what.to_string() }
+    VolumeError::Unreadable {
+        what: what.to_string(),
+    }
 }
 
 /// Adds damage once: a later start finds it again where an earlier one did.
 fn note(damage: &mut Vec<KnownDamage>, name: String, group: Option<PgId>, suspect: bool) {
     if !damage.iter().any(|d| d.name == name) {
-        damage.push(KnownDamage { name, group, suspect });
+        damage.push(KnownDamage {
+            name,
+            group,
+            suspect,
+        });
     }
 }
 
 fn name_of(r: &ReplayRecord<'_>) -> String {
-    format!("Record/{:08x}/{}/{}", r.extent.file.0, r.extent.generation.0, r.lsn.0)
+    format!(
+        "Record/{:08x}/{}/{}",
+        r.extent.file.0, r.extent.generation.0, r.lsn.0
+    )
 }
 
 /// A commit command kept back: the tail whose outcome nobody recorded.
@@ -85,7 +102,10 @@ impl Volume {
     ///
     /// # Errors
     /// Only what keeps it from opening at all. Damage that leaves it able to serve something opens it suspect.
-    pub async fn open(config: VolumeConfig, machine: Rc<dyn Machine>) -> Result<(Volume, Recovery), VolumeError> {
+    pub async fn open(
+        config: VolumeConfig,
+        machine: Rc<dyn Machine>,
+    ) -> Result<(Volume, Recovery), VolumeError> {
         let mut recovery = Recovery::default();
         let (files, found) = Files::open(FilesConfig {
             directory: config.segments(),
@@ -106,7 +126,8 @@ impl Volume {
             Err(e) => return Err(e.into()),
         };
         let position = Position::load(&index)?;
-        recovery.rebuilt = position.is_none() && found.iter().any(|f| matches!(f.header, Ok(Some(_))));
+        recovery.rebuilt =
+            position.is_none() && found.iter().any(|f| matches!(f.header, Ok(Some(_))));
         let position = position.unwrap_or_default();
         machine.restore(&position.machine);
         load_live_bytes(&index, &files)?;
@@ -114,7 +135,12 @@ impl Volume {
         let mut damage: Vec<KnownDamage> = position.damage.clone();
         for f in &found {
             if let Err(e) = &f.header {
-                note(&mut damage, format!("Header/{:08x}/0/0-0", f.number.0), None, true);
+                note(
+                    &mut damage,
+                    format!("Header/{:08x}/0/0-0", f.number.0),
+                    None,
+                    true,
+                );
                 tracing::error!(file = %f.number, error = %e, "the header of a segment file is unreadable");
             }
         }
@@ -127,16 +153,24 @@ impl Volume {
             list.sort_by_key(|h| h.generation);
             list
         };
-        let store = Store { index: &index, files: &files };
+        let store = Store {
+            index: &index,
+            files: &files,
+        };
         let mut ends: [HeadEnd; 3] = Default::default();
         let batches = RefCell::new(0u64);
 
         for head in [Head::Bulk, Head::Relocate] {
-            let result = replay(&files, &headers(head), position.heads[head_index(head)], |batch| {
-                *batches.borrow_mut() += 1;
-                replay_bulk(&store, &*machine, &batch, &mut damage);
-                Ok(())
-            })
+            let result = replay(
+                &files,
+                &headers(head),
+                position.heads[head_index(head)],
+                |batch| {
+                    *batches.borrow_mut() += 1;
+                    replay_bulk(&store, &*machine, &batch, &mut damage);
+                    Ok(())
+                },
+            )
             .await?;
             ends[head_index(head)] = result;
         }
@@ -156,7 +190,8 @@ impl Volume {
             for r in &batch.records {
                 if matches!(r.entry.kind, Kind::Volume)
                     && r.whole
-                    && let Ok(VolumeRecord::Refused { pg, hlc, .. }) = VolumeRecord::decode(r.payload)
+                    && let Ok(VolumeRecord::Refused { pg, hlc, .. }) =
+                        VolumeRecord::decode(r.payload)
                 {
                     refusals.insert((pg, hlc));
                 }
@@ -187,14 +222,26 @@ impl Volume {
                         } else {
                             Ruling::Accepted
                         };
-                        let applied = Applied { entry, payload: r.payload, extent: r.extent, lsn: r.lsn, ruling };
+                        let applied = Applied {
+                            entry,
+                            payload: r.payload,
+                            extent: r.extent,
+                            lsn: r.lsn,
+                            ruling,
+                        };
                         let _ = machine.apply(&store, &applied);
                     }
-                    Kind::Metadata(entry) => note(&mut damage, name_of(r), Some(entry.origin.pg), true),
+                    Kind::Metadata(entry) => {
+                        note(&mut damage, name_of(r), Some(entry.origin.pg), true)
+                    }
                     Kind::Volume if r.whole => match VolumeRecord::decode(r.payload) {
                         Ok(VolumeRecord::ShardsFreed { object }) => shards::free(&store, object),
                         Ok(_) => {}
-                        Err(e) => return Err(crate::log::LogError::Unreadable { what: e.to_string() }),
+                        Err(e) => {
+                            return Err(crate::log::LogError::Unreadable {
+                                what: e.to_string(),
+                            });
+                        }
                     },
                     // A lost refusal or freeing: conditions may be ruled wrongly, so the volume cannot be trusted.
                     Kind::Volume => note(&mut damage, name_of(r), None, true),
@@ -235,8 +282,12 @@ impl Volume {
         let accepted = read_accepted_losses(&config.accepted_losses()).await;
         recovery.damage = damage.iter().map(|d| d.name.clone()).collect();
         damage.retain(|d| !accepted.contains(&d.name));
-        recovery.accepted =
-            recovery.damage.iter().filter(|name| !damage.iter().any(|d| d.name == **name)).cloned().collect();
+        recovery.accepted = recovery
+            .damage
+            .iter()
+            .filter(|name| !damage.iter().any(|d| d.name == **name))
+            .cloned()
+            .collect();
 
         // Everything goes on above what was ever used, and in new files. The old ones are sealed first, so that they
         // tell where they end when their successors are long freed.
@@ -252,9 +303,19 @@ impl Volume {
             .max()
             .unwrap_or(0)
             + 1;
-        let next_lsn = ends.iter().map(|e| e.next_lsn).fold(position.next_lsn.max(Lsn(1)), Lsn::max);
+        let next_lsn = ends
+            .iter()
+            .map(|e| e.next_lsn)
+            .fold(position.next_lsn.max(Lsn(1)), Lsn::max);
         let heads: [HeadPosition; 3] = std::array::from_fn(|i| ends[i].position);
-        let log = Log::new(files, LogConfig { incarnation: Incarnation(incarnation), next_lsn, heads });
+        let log = Log::new(
+            files,
+            LogConfig {
+                incarnation: Incarnation(incarnation),
+                next_lsn,
+                heads,
+            },
+        );
         for head in HEADS {
             tracing::debug!(volume = %config.volume, ?head, seq = heads[head_index(head)].seq.0, "head recovered");
         }
@@ -280,7 +341,8 @@ impl Volume {
             counters: Default::default(),
         });
         let volume = Volume(inner.clone());
-        log.start(Rc::new(VolumeSink(Rc::downgrade(&inner)))).await?;
+        log.start(Rc::new(VolumeSink(Rc::downgrade(&inner))))
+            .await?;
         if checkpoint::due(&volume.0.index) {
             volume.checkpoint().await?;
         }
@@ -331,7 +393,13 @@ fn replay_bulk(
             )),
             Kind::Metadata(entry) if r.whole => {
                 let ruling = Ruling::Accepted;
-                let applied = Applied { entry, payload: r.payload, extent: r.extent, lsn: r.lsn, ruling };
+                let applied = Applied {
+                    entry,
+                    payload: r.payload,
+                    extent: r.extent,
+                    lsn: r.lsn,
+                    ruling,
+                };
                 let _ = machine.apply(store, &applied);
             }
             Kind::Metadata(entry) => note(damage, name_of(r), Some(entry.origin.pg), true),
@@ -344,12 +412,21 @@ fn replay_bulk(
 }
 
 /// Files of a volume that reclaim and inspection may read: sealed, with their headers.
-pub(super) async fn read_header(files: &Files, number: shard_format::FileNumber) -> Result<FileHeader, VolumeError> {
-    let pin = files.pin_number(number).ok_or_else(|| unreadable(format!("no segment file {number}")))?;
+pub(super) async fn read_header(
+    files: &Files,
+    number: shard_format::FileNumber,
+) -> Result<FileHeader, VolumeError> {
+    let pin = files
+        .pin_number(number)
+        .ok_or_else(|| unreadable(format!("no segment file {number}")))?;
     let (buf, _) = pin.read(0, shard_format::FILE_HEADER_SIZE as u32).await?;
     let header = shard_format::decode_file_header(buf[..].try_into().expect("a header block"))
         .map_err(|e| unreadable(format!("header of segment file {number}: {e}")))?;
-    debug_assert!(files.generation(number).is_none_or(|g: Generation| g == header.value.generation));
+    debug_assert!(
+        files
+            .generation(number)
+            .is_none_or(|g: Generation| g == header.value.generation)
+    );
     debug_assert!(files.state(number) != Some(FileState::Free));
     Ok(header.value)
 }
