@@ -40,7 +40,7 @@ fn lives(faults: Faults) {
         seeds()
     );
     // A simulation in which nothing happens would pass too.
-    assert!(operations > 50 * seeds() && reclaimed > seeds() && rebuilds > seeds() / 4);
+    assert!(operations > 50 * seeds() && reclaimed > seeds() && u64::from(rebuilds) > seeds() / 4);
 }
 
 #[test]
