@@ -26,7 +26,7 @@ use crate::config::{
 use crate::credentials::{self, Origin, RootCredentials};
 use crate::datadir::{Contents, DataDir};
 use crate::server::{self, ReadyReport};
-use crate::{rt, signals, startup};
+use crate::{inspect, rt, signals, startup};
 
 pub fn command() -> Command {
     let mut serve = Command::new("serve")
@@ -71,16 +71,8 @@ pub fn command() -> Command {
         .subcommand_required(true)
         .arg_required_else_help(true)
         .subcommand(serve)
-        .subcommand(
-            Command::new("inspect")
-                .about("Read a data directory or one of its volumes, without a server")
-                .arg(
-                    Arg::new("dir")
-                        .value_name("DIR")
-                        .required(true)
-                        .value_parser(value_parser!(PathBuf)),
-                ),
-        )
+        .subcommand(inspect::command::inspect_command())
+        .subcommand(inspect::command::accept_loss_command())
         .subcommand(
             Command::new("sim")
                 .about("Run the store on simulated disks, network and time")
@@ -109,10 +101,8 @@ pub fn main() -> ExitCode {
     };
     let done = match matches.subcommand() {
         Some(("serve", arguments)) => serve(arguments),
-        Some(("inspect", arguments)) => match arguments.get_one::<PathBuf>("dir") {
-            Some(dir) => inspect(dir),
-            None => Err("inspect: which directory?".to_owned()),
-        },
+        Some(("inspect", arguments)) => return inspect::command::inspect(arguments),
+        Some(("accept-loss", arguments)) => inspect::command::accept_loss(arguments),
         Some(("sim", arguments)) => {
             let arguments = arguments.get_many::<String>("arguments");
             sim(arguments.into_iter().flatten().cloned().collect())
@@ -126,12 +116,6 @@ pub fn main() -> ExitCode {
             ExitCode::FAILURE
         }
     }
-}
-
-// ---- stubs: `inspect` and `sim` are called from here ------------------------------------------
-
-fn inspect(_dir: &Path) -> Result<(), String> {
-    Err("inspect: not in this build".to_owned())
 }
 
 fn sim(arguments: Vec<String>) -> Result<(), String> {

@@ -736,22 +736,47 @@ fn few_open_files_are_refused_warned_of_or_raised() {
     server.stop();
 }
 
+/// As a user who may not lock what it likes, with this limit.
+fn serve_with_memlock(bytes: &str, home: &Path) -> Command {
+    let limit = format!("--memlock={bytes}:{bytes}");
+    let mut command = serve_in(&["prlimit", &limit], &home.join("data"));
+    if root() {
+        chown(home, Some(NOBODY), Some(NOBODY)).unwrap();
+        command.uid(NOBODY).gid(NOBODY).current_dir("/");
+    }
+    command
+}
+
 #[test]
 fn little_locked_memory_is_lived_with_and_said() {
     let dir = scratch();
     let home = new_directory(dir.path(), "home", 0o700);
-    let data = home.join("data");
-    let mut command = serve_in(&["prlimit", "--memlock=65536:65536"], &data);
-    if root() {
-        // Root may lock what it likes.
-        chown(&home, Some(NOBODY), Some(NOBODY)).unwrap();
-        command.uid(NOBODY).gid(NOBODY).current_dir("/");
-    }
-    let server = Server::start(&mut command);
+    // The default of systemd since 2020.
+    let server = Server::start(&mut serve_with_memlock("8388608", &home));
     let ready = server.ready_line();
     let missing = ready.split("kernel features missing: ").nth(1).unwrap();
     assert!(missing.contains("registered buffers"), "{ready}");
+    assert!(missing.contains("memlock"), "{ready}");
     server.stop();
+}
+
+#[test]
+fn too_little_locked_memory_for_a_ring_is_refused_or_not_needed() {
+    let dir = scratch();
+    let home = new_directory(dir.path(), "home", 0o700);
+    let mut child = serve_with_memlock("4096", &home).spawn().unwrap();
+    // Kernels differ in whether a ring is locked memory: then it is refused with the remedy.
+    let out = Lines::of(child.stdout.take().unwrap());
+    let err = Lines::of(child.stderr.take().unwrap());
+    if out.wait_for("s3 mb s3://", Duration::from_secs(10)) {
+        child.kill().unwrap();
+        child.wait().unwrap();
+        return;
+    }
+    let status = wait(&mut child, QUICK).expect("neither ready nor refused");
+    assert_eq!(status.code(), Some(1));
+    assert!(err.wait_for("ulimit -l", QUICK), "{}", err.text());
+    assert_eq!(err.text().lines().count(), 1, "{}", err.text());
 }
 
 #[test]

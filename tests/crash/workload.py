@@ -70,13 +70,15 @@ class Key:
         self.versions += 1
         return Version(f"{self.bucket}/{self.name}", self.versions, size)
 
-    def settle(self, found, when):
-        """`found` (a Version or None) was seen; it must be possible, and is now certain. True if
-        that tells of an operation without an answer that it had happened."""
+    def settle(self, found, when, final=True):
+        """`found` (a Version or None) was seen; it must be possible, and if `final` it is now
+        certain. True if that tells of an operation without an answer that it had happened."""
         if found not in self.states:
             raise Wrong(
                 f"{when}: {self.bucket}/{self.name}: found {found}, possible: {self.states}"
             )
+        if not final:
+            return False
         happened = len(self.states) > 1 and found is self.states[-1]
         self.states = [found]
         return happened
@@ -143,6 +145,11 @@ class Worker:
             raise Wrong(f"write to {key.bucket}/{key.name}: {answer}")
         return answer.status
 
+    def settle(self, key, found, when):
+        # While the drive fails, a write whose flush failed is not visible, and may be in the log
+        # all the same: only the next start decides.
+        self.counts.happened += key.settle(found, when, final=not self.drive_fails.is_set())
+
     def may_fail(self, status):
         return status == 503 or (status >= 500 and self.drive_fails.is_set())
 
@@ -168,7 +175,7 @@ class Worker:
         """GET, byte for byte; settles what was open."""
         answer = (client or self.client).get(key.bucket, key.name)
         if answer.status == 404 and answer.code == "NoSuchKey":
-            self.counts.happened += key.settle(None, when)
+            self.settle(key, None, when)
         elif answer.status == 200:
             number = answer.headers.get("x-amz-meta-version")
             found = [v for v in key.states if v is not None and str(v.number) == number]
@@ -178,7 +185,7 @@ class Worker:
                 )
             if answer.body != found[0].body():
                 raise Wrong(f"{when}: {key.bucket}/{key.name}: wrong bytes for {found[0]}")
-            self.counts.happened += key.settle(found[0], when)
+            self.settle(key, found[0], when)
             self.counts.verified_bytes += len(answer.body)
         elif self.may_fail(answer.status):
             return False
@@ -196,7 +203,7 @@ class Worker:
                 raise Wrong(f"{when}: {bucket}/{name} is listed and was never put")
         for name, key in known.items():
             if name not in listed.objects:
-                self.counts.happened += key.settle(None, f"{when}: listing")
+                self.settle(key, None, f"{when}: listing")
                 continue
             etag, size, _ = listed.objects[name]
             found = [
@@ -209,7 +216,7 @@ class Worker:
                 )
             # Two empty versions look the same in a listing.
             if len(found) == 1:
-                self.counts.happened += key.settle(found[0], f"{when}: listing")
+                self.settle(key, found[0], f"{when}: listing")
         self.counts.listings += 1
 
     def bucket_step(self):
@@ -254,6 +261,8 @@ class Worker:
             raise Wrong(f"{when}: head of bucket {self.own}: {status}")
         if (status == 200) not in self.own_states:
             raise Wrong(f"{when}: bucket {self.own}: {status}, possible: {self.own_states}")
+        if self.drive_fails.is_set():
+            return
         if status == 404 and len(self.own_states) > 1:
             # A removal that was cut off and happened: only an empty bucket can go.
             for key in self.own_keys:
