@@ -228,6 +228,23 @@ async fn measure(share: &CoreShare, options: &Options) -> Result<(), Failure> {
         cases[2].shape = Shape::Plain;
     };
     after(&mut cases);
+    // The one page that meets all that no checkpoint has taken away yet.
+    let waiting: usize = share
+        .volumes
+        .iter()
+        .map(|(_, v, _)| v.view().index.active_entries())
+        .sum();
+    let request = ListRequest {
+        max_keys: PAGE_KEYS,
+        ..ListRequest::default()
+    };
+    let start = Instant::now();
+    let page = share.store.list(&emptied, request).await?;
+    println!(
+        "the first page after the deletes, {waiting} changes in memory: {} entries, {:.0} us",
+        page.entries.len(),
+        start.elapsed().as_secs_f64() * 1e6
+    );
     println!("right after the deletes (their last part not yet checkpointed):");
     rounds(share, options, &mut cases, &mut draw, &mut hash).await?;
     fill::checkpoint(share).await?;
