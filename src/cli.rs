@@ -25,6 +25,7 @@ use crate::config::{
 };
 use crate::credentials::{self, Origin, RootCredentials};
 use crate::datadir::{Contents, DataDir};
+use crate::inspect::{self, Failure};
 use crate::server::{self, ReadyReport};
 use crate::{rt, signals, startup};
 
@@ -73,12 +74,18 @@ pub fn command() -> Command {
         .subcommand(serve)
         .subcommand(
             Command::new("inspect")
-                .about("Read a data directory or one of its volumes, without a server")
+                .about("Read a data directory, a volume or a segment file, without a server")
                 .arg(
-                    Arg::new("dir")
-                        .value_name("DIR")
+                    Arg::new("path")
+                        .value_name("PATH")
                         .required(true)
                         .value_parser(value_parser!(PathBuf)),
+                )
+                .arg(
+                    Arg::new("records")
+                        .long("records")
+                        .help("Show every record")
+                        .action(ArgAction::SetTrue),
                 ),
         )
         .subcommand(
@@ -109,10 +116,7 @@ pub fn main() -> ExitCode {
     };
     let done = match matches.subcommand() {
         Some(("serve", arguments)) => serve(arguments),
-        Some(("inspect", arguments)) => match arguments.get_one::<PathBuf>("dir") {
-            Some(dir) => inspect(dir),
-            None => Err("inspect: which directory?".to_owned()),
-        },
+        Some(("inspect", arguments)) => inspect(arguments),
         Some(("sim", arguments)) => {
             let arguments = arguments.get_many::<String>("arguments");
             sim(arguments.into_iter().flatten().cloned().collect())
@@ -128,10 +132,22 @@ pub fn main() -> ExitCode {
     }
 }
 
-// ---- stubs: `inspect` and `sim` are called from here ------------------------------------------
-
-fn inspect(_dir: &Path) -> Result<(), String> {
-    Err("inspect: not in this build".to_owned())
+fn inspect(arguments: &ArgMatches) -> Result<(), String> {
+    let Some(path) = arguments.get_one::<PathBuf>("path") else {
+        return Err("inspect: which directory?".to_owned());
+    };
+    let records = arguments.get_flag("records");
+    let mut out = std::io::BufWriter::new(std::io::stdout().lock());
+    let done = inspect::run(path, records, &mut out);
+    // A reader who has seen enough (`| head`) is no failure.
+    match out.flush() {
+        Err(error) if error.kind() != std::io::ErrorKind::BrokenPipe => return Err(line(error)),
+        _ => {}
+    }
+    match done {
+        Err(Failure::Output(error)) if error.kind() == std::io::ErrorKind::BrokenPipe => Ok(()),
+        done => done.map_err(line),
+    }
 }
 
 fn sim(arguments: Vec<String>) -> Result<(), String> {

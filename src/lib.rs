@@ -9,6 +9,7 @@ pub mod credentials;
 pub mod datadir;
 pub mod http;
 pub mod index;
+pub mod inspect;
 pub mod limits;
 pub mod link;
 pub mod log;

@@ -919,6 +919,79 @@ fn a_second_signal_stops_at_once() {
     }
 }
 
+// ---- inspect ----------------------------------------------------------------------------------------
+
+#[test]
+fn inspect_reads_a_store_offline_and_finds_a_flipped_bit() {
+    let dir = scratch();
+    let data = dir.path().join("data");
+    let server = Server::start(&mut serve(&data));
+    let client = Client::stored(&server, &data);
+    assert_eq!(client.put("/bucket", b""), 200);
+    assert_eq!(client.put("/bucket/small", b"words"), 200);
+    assert_eq!(client.put("/bucket/large", &vec![7; 300_000]), 200);
+    server.stop();
+    let inspect = || {
+        let output = Command::new(binary())
+            .args(["inspect", "--records"])
+            .arg(&data)
+            .output()
+            .unwrap();
+        (
+            output.status.code(),
+            String::from_utf8(output.stdout).unwrap(),
+            String::from_utf8(output.stderr).unwrap(),
+        )
+    };
+    let (code, text, _) = inspect();
+    assert_eq!(code, Some(0), "{text}");
+    for part in [
+        "name \"bucket\"  Active",
+        "key \"small\"",
+        "5 bytes  inline",
+        "key \"large\"",
+        "300000 bytes  in 1 chunks",
+        "segment 4  scheme",
+    ] {
+        assert!(text.contains(part), "{part:?} is missing in {text}");
+    }
+
+    // The place of the record of `small`, as shown: under its volume and file.
+    let (mut volume, mut file, mut found) = (None, None, None);
+    for line in text.lines() {
+        let words: Vec<_> = line.split_whitespace().collect();
+        if line.starts_with("volume ") {
+            volume = Some(words[1].to_owned());
+        } else if line.starts_with("  0") {
+            file = Some(words[0].to_owned());
+        } else if line.contains("key \"small\"") {
+            let offset: u64 = words[0].trim_start_matches('+').parse().unwrap();
+            found = Some((volume.clone().unwrap(), file.clone().unwrap(), offset));
+        }
+    }
+    let (volume, file, offset) = found.unwrap();
+    let path = data.join(format!("volume-{volume}/segments/{file}"));
+    let mut bytes = std::fs::read(&path).unwrap();
+    bytes[offset as usize + 3] ^= 4;
+    std::fs::write(&path, &bytes).unwrap();
+    let (code, text, error) = inspect();
+    assert_eq!(code, Some(1), "{text}");
+    assert!(
+        text.contains(&format!("DAMAGE  {file}+{offset}: ")),
+        "{text}"
+    );
+    assert!(error.contains("1 damaged places"), "{error}");
+    let empty = new_directory(dir.path(), "empty", 0o700);
+    let line = refused(
+        Command::new(binary())
+            .arg("inspect")
+            .arg(&empty)
+            .stdout(Stdio::piped())
+            .stderr(Stdio::piped()),
+    );
+    assert_says(&line, &["not a data directory, a volume or a segment file"]);
+}
+
 // ---- just enough of a client ----------------------------------------------------------------------
 
 /// Signs each request with SigV4 over an unsigned payload and opens a connection for it.

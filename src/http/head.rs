@@ -285,8 +285,7 @@ impl Head {
         };
         self.keep_alive = if minor == 0 { keep && !close } else { !close };
         // An HTTP/1.0 client cannot understand an interim response (RFC 9110, 10.1.1).
-        self.expects_continue =
-            expects && minor == 1 && !matches!(self.framing, Framing::None);
+        self.expects_continue = expects && minor == 1 && !matches!(self.framing, Framing::None);
         Ok(())
     }
 
