@@ -25,9 +25,8 @@ use crate::config::{
 };
 use crate::credentials::{self, Origin, RootCredentials};
 use crate::datadir::{Contents, DataDir};
-use crate::inspect::{self, Failure};
 use crate::server::{self, ReadyReport};
-use crate::{rt, signals, startup};
+use crate::{inspect, rt, signals, startup};
 
 pub fn command() -> Command {
     let mut serve = Command::new("serve")
@@ -72,22 +71,8 @@ pub fn command() -> Command {
         .subcommand_required(true)
         .arg_required_else_help(true)
         .subcommand(serve)
-        .subcommand(
-            Command::new("inspect")
-                .about("Read a data directory, a volume or a segment file, without a server")
-                .arg(
-                    Arg::new("path")
-                        .value_name("PATH")
-                        .required(true)
-                        .value_parser(value_parser!(PathBuf)),
-                )
-                .arg(
-                    Arg::new("records")
-                        .long("records")
-                        .help("Show every record")
-                        .action(ArgAction::SetTrue),
-                ),
-        )
+        .subcommand(inspect::command::inspect_command())
+        .subcommand(inspect::command::accept_loss_command())
         .subcommand(
             Command::new("sim")
                 .about("Run the store on simulated disks, network and time")
@@ -116,7 +101,8 @@ pub fn main() -> ExitCode {
     };
     let done = match matches.subcommand() {
         Some(("serve", arguments)) => serve(arguments),
-        Some(("inspect", arguments)) => inspect(arguments),
+        Some(("inspect", arguments)) => return inspect::command::inspect(arguments),
+        Some(("accept-loss", arguments)) => inspect::command::accept_loss(arguments),
         Some(("sim", arguments)) => {
             let arguments = arguments.get_many::<String>("arguments");
             sim(arguments.into_iter().flatten().cloned().collect())
@@ -129,24 +115,6 @@ pub fn main() -> ExitCode {
             let _ = writeln!(std::io::stderr(), "ostrakon: {line}");
             ExitCode::FAILURE
         }
-    }
-}
-
-fn inspect(arguments: &ArgMatches) -> Result<(), String> {
-    let Some(path) = arguments.get_one::<PathBuf>("path") else {
-        return Err("inspect: which directory?".to_owned());
-    };
-    let records = arguments.get_flag("records");
-    let mut out = std::io::BufWriter::new(std::io::stdout().lock());
-    let done = inspect::run(path, records, &mut out);
-    // A reader who has seen enough (`| head`) is no failure.
-    match out.flush() {
-        Err(error) if error.kind() != std::io::ErrorKind::BrokenPipe => return Err(line(error)),
-        _ => {}
-    }
-    match done {
-        Err(Failure::Output(error)) if error.kind() == std::io::ErrorKind::BrokenPipe => Ok(()),
-        done => done.map_err(line),
     }
 }
 

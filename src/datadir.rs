@@ -63,7 +63,7 @@ pub enum Contents {
 pub struct DataDir {
     path: PathBuf,
     contents: Contents,
-    _lock: File,
+    _lock: Lock,
 }
 
 /// None of these has changed anything, except that a directory, its `lock` and `probe` may have
@@ -286,7 +286,19 @@ fn exists(path: &Path, name: &str) -> Result<bool, DataDirError> {
     }
 }
 
-fn take_lock(path: &Path) -> Result<File, DataDirError> {
+/// The lock, held.
+#[derive(Debug)]
+struct Lock(File);
+
+impl Drop for Lock {
+    /// Closing alone would not do: a child that is being started holds the file too until it
+    /// becomes another program.
+    fn drop(&mut self) {
+        let _ = flock(&self.0, FlockOperation::Unlock);
+    }
+}
+
+fn take_lock(path: &Path) -> Result<Lock, DataDirError> {
     let mut file = OpenOptions::new()
         .read(true)
         .write(true)
@@ -311,11 +323,16 @@ fn take_lock(path: &Path) -> Result<File, DataDirError> {
         }
         Err(error) => return Err(io_error(path, "cannot be locked")(error.into())),
     }
+    let mut lock = Lock(file);
     // Only for people: the lock is the flock, and ends with the process.
-    file.set_len(0)
-        .and_then(|()| file.write_all(format!("{}\n", std::process::id()).as_bytes()))
+    lock.0
+        .set_len(0)
+        .and_then(|()| {
+            lock.0
+                .write_all(format!("{}\n", std::process::id()).as_bytes())
+        })
         .map_err(io_error(path, "its lock cannot be written"))?;
-    Ok(file)
+    Ok(lock)
 }
 
 fn look(path: &Path) -> Result<Contents, DataDirError> {

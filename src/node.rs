@@ -16,13 +16,16 @@ use std::{
 };
 
 use shard_format::{
-    ClusterId, DriveFormat, DriveId, Epoch, HeaderError, VolumeFormat, VolumeId, decode_drive_format,
-    decode_volume_format, format_file::FORMAT_FILE_SIZE,
+    ClusterId, DriveFormat, DriveId, Epoch, HeaderError, VolumeFormat, VolumeId,
+    decode_drive_format, decode_volume_format, format_file::FORMAT_FILE_SIZE,
 };
 
 use crate::{
     index::StoreKind,
-    limits::{FORMAT_BYTES_MAX, RESERVE_FILES, SEGMENT_FILE_LENGTH_MAX, SEGMENT_FILE_LENGTH_MIN, SPARE_FILES},
+    limits::{
+        FORMAT_BYTES_MAX, RESERVE_FILES, SEGMENT_FILE_LENGTH_MAX, SEGMENT_FILE_LENGTH_MIN,
+        SPARE_FILES,
+    },
     link::{Frame, Link},
     meta::{GroupMachine, Groups},
     object::{Store, run_upkeep},
@@ -50,7 +53,10 @@ pub enum NodeError {
 }
 
 fn io_at(path: &Path) -> impl FnOnce(io::Error) -> NodeError + '_ {
-    move |error| NodeError::Io { path: path.to_owned(), error }
+    move |error| NodeError::Io {
+        path: path.to_owned(),
+        error,
+    }
 }
 
 /// What a data directory is: its identity and geometry.
@@ -80,7 +86,8 @@ impl Layout {
             drive: self.drive,
             volume: self.volumes[usize::from(volume)],
             segment_file_length: self.segment_file_length,
-            index_headroom: settings.index_headroom,
+            // All volumes of the drive see the same free bytes.
+            index_headroom: settings.index_headroom * self.volumes.len() as u64,
             index_kind: settings.index_kind,
         }
     }
@@ -121,24 +128,37 @@ pub fn choose_file_length(free_bytes: u64, volumes: u16) -> u64 {
 }
 
 /// Reads the layout of `directory`, or formats it for `volumes` volumes if it is not a store yet.
-pub async fn prepare(directory: &Path, volumes: u16, settings: &Settings) -> Result<Layout, NodeError> {
+pub async fn prepare(
+    directory: &Path,
+    volumes: u16,
+    settings: &Settings,
+) -> Result<Layout, NodeError> {
     let path = directory.join(FORMAT_NAME);
     if rt::fs::exists(&path).await.map_err(io_at(&path))? {
         return read_layout(directory).await;
     }
-    let free = rt::fs::free_bytes(directory).await.map_err(io_at(directory))?;
+    let free = rt::fs::free_bytes(directory)
+        .await
+        .map_err(io_at(directory))?;
     let layout = Layout {
         directory: directory.to_owned(),
         cluster: ClusterId(random_id()),
         drive: DriveId(random_id()),
         volumes: (0..volumes).map(|_| VolumeId(random_id())).collect(),
         pg_count: PG_COUNT,
-        segment_file_length: settings.segment_file_length.unwrap_or_else(|| choose_file_length(free, volumes)),
+        segment_file_length: settings
+            .segment_file_length
+            .unwrap_or_else(|| choose_file_length(free, volumes)),
     };
     for (i, id) in layout.volumes.iter().enumerate() {
         let directory = layout.volume_directory(i as u16);
-        if !rt::fs::exists(&directory).await.map_err(io_at(&directory))? {
-            rt::fs::create_dir(&directory).await.map_err(io_at(&directory))?;
+        if !rt::fs::exists(&directory)
+            .await
+            .map_err(io_at(&directory))?
+        {
+            rt::fs::create_dir(&directory)
+                .await
+                .map_err(io_at(&directory))?;
         }
         let mut bytes = [0; FORMAT_FILE_SIZE];
         VolumeFormat {
@@ -150,9 +170,13 @@ pub async fn prepare(directory: &Path, volumes: u16, settings: &Settings) -> Res
         }
         .encode(&mut bytes);
         let path = directory.join(FORMAT_NAME);
-        rt::fs::write_file_atomic(&path, &bytes).await.map_err(io_at(&path))?;
+        rt::fs::write_file_atomic(&path, &bytes)
+            .await
+            .map_err(io_at(&path))?;
     }
-    rt::fs::sync_dir(directory).await.map_err(io_at(directory))?;
+    rt::fs::sync_dir(directory)
+        .await
+        .map_err(io_at(directory))?;
     let mut bytes = [0; FORMAT_FILE_SIZE];
     DriveFormat {
         cluster: layout.cluster,
@@ -164,22 +188,40 @@ pub async fn prepare(directory: &Path, volumes: u16, settings: &Settings) -> Res
         created_ms: rt::unix_ms(),
     }
     .encode(&mut bytes);
-    rt::fs::write_file_atomic(&path, &bytes).await.map_err(io_at(&path))?;
+    rt::fs::write_file_atomic(&path, &bytes)
+        .await
+        .map_err(io_at(&path))?;
     Ok(layout)
 }
 
 /// Reads the layout of a formatted directory.
 pub async fn read_layout(directory: &Path) -> Result<Layout, NodeError> {
     let path = directory.join(FORMAT_NAME);
-    let bytes = rt::fs::read_file(&path, FORMAT_FILE_SIZE).await.map_err(io_at(&path))?;
-    let format =
-        decode_drive_format(&bytes).map_err(|error| NodeError::Format { path: path.clone(), error })?.value;
+    let bytes = rt::fs::read_file(&path, FORMAT_FILE_SIZE)
+        .await
+        .map_err(io_at(&path))?;
+    let format = decode_drive_format(&bytes)
+        .map_err(|error| NodeError::Format {
+            path: path.clone(),
+            error,
+        })?
+        .value;
     let mut volumes = Vec::new();
     for i in 0..format.volume_count {
         let path = volume_directory(directory, i).join(FORMAT_NAME);
-        let bytes = rt::fs::read_file(&path, FORMAT_FILE_SIZE).await.map_err(io_at(&path))?;
-        let v = decode_volume_format(&bytes).map_err(|error| NodeError::Format { path: path.clone(), error })?.value;
-        if v.drive != format.drive || v.volume_index != i || v.segment_file_length != format.segment_file_length {
+        let bytes = rt::fs::read_file(&path, FORMAT_FILE_SIZE)
+            .await
+            .map_err(io_at(&path))?;
+        let v = decode_volume_format(&bytes)
+            .map_err(|error| NodeError::Format {
+                path: path.clone(),
+                error,
+            })?
+            .value;
+        if v.drive != format.drive
+            || v.volume_index != i
+            || v.segment_file_length != format.segment_file_length
+        {
             let reason = "belongs to another store; put the right volume back".to_owned();
             return Err(NodeError::Mismatch { path, reason });
         }
@@ -234,7 +276,10 @@ pub async fn start(
     }
     let serving = link.clone();
     rt::spawn(async move { serving.serve().await });
-    Ok(CoreShare { store: Store::new(link), volumes })
+    Ok(CoreShare {
+        store: Store::new(link),
+        volumes,
+    })
 }
 
 /// Starts background work that talks to other cores; called when all of them have started.
@@ -249,7 +294,10 @@ pub fn start_upkeep(share: &CoreShare) {
 /// start quick.
 pub async fn stop(share: &CoreShare) -> Result<(), NodeError> {
     for (v, volume, _) in &share.volumes {
-        volume.close().await.map_err(|error| NodeError::Volume { volume: *v, error })?;
+        volume
+            .close()
+            .await
+            .map_err(|error| NodeError::Volume { volume: *v, error })?;
     }
     Ok(())
 }

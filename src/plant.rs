@@ -6,14 +6,31 @@
 pub const BUGS: &[(&str, &str)] = &[
     ("ack-before-flush", "acknowledge a batch before its flush"),
     ("truncate-at-damage", "take damage in the log for its end"),
-    ("trust-stale-record", "replay a batch of an older generation of a recycled file"),
-    ("relocated-outranks", "let a relocated record outrank a newer one"),
-    ("drop-tombstone-early", "drop a tombstone while an older record of its key may be found"),
-    ("checkpoint-past-unfinished", "let a checkpoint's position cover batches not yet applied"),
+    (
+        "trust-stale-record",
+        "replay a batch of an older generation of a recycled file",
+    ),
+    (
+        "relocated-outranks",
+        "let a relocated record outrank a newer one",
+    ),
+    (
+        "drop-tombstone-early",
+        "drop a tombstone while an older record of its key may be found",
+    ),
+    (
+        "checkpoint-past-unfinished",
+        "let a checkpoint's position cover batches not yet applied",
+    ),
     ("reuse-under-reader", "free a file while it is being read"),
-    ("ignore-checksum", "return bytes whose checksum does not match"),
-    ("ignore-lease", "free the shards of an object that is being read or uploaded"),
-    ("free-before-abort", "free orphaned shards before their abort is applied"),
+    (
+        "ignore-checksum",
+        "return bytes whose checksum does not match",
+    ),
+    (
+        "ignore-lease",
+        "free the shards of an object that is being read or uploaded",
+    ),
 ];
 
 #[cfg(feature = "plant")]
@@ -37,7 +54,10 @@ pub fn choose(name: Option<&str>) -> Result<(), String> {
 
 #[cfg(feature = "plant")]
 pub fn is_planted(name: &'static str) -> bool {
-    debug_assert!(BUGS.iter().any(|(b, _)| *b == name), "{name} is not in the list");
+    debug_assert!(
+        BUGS.iter().any(|(b, _)| *b == name),
+        "{name} is not in the list"
+    );
     PLANTED.with(|p| p.get() == Some(name))
 }
 

@@ -66,7 +66,10 @@ pub fn run(mut config: Config, ready: impl FnOnce(ReadyReport)) -> Result<(), St
     let refused = |e: &dyn std::fmt::Display| StartError::Refused(e.to_string());
     let no_core = |e: std::io::Error| StartError::Refused(core_refusal(&e));
     let settings = node::Settings::default();
-    let reactor = rt::Config { helpers: HELPERS, ..rt::Config::default() };
+    let reactor = rt::Config {
+        helpers: HELPERS,
+        ..rt::Config::default()
+    };
     let volumes = u16::try_from(config.cores).map_err(|e| refused(&e))?;
 
     // One core looks at the directory, and formats it if it is new, before any other starts.
@@ -75,11 +78,17 @@ pub fn run(mut config: Config, ready: impl FnOnce(ReadyReport)) -> Result<(), St
         config.data.begin_formatting().map_err(|e| refused(&e))?;
     }
     let directory = config.data.path().to_owned();
-    let prepared = rt::spawn_core(CoreId(0), config.cpus.first().copied(), rt::Config::small(), move || async move {
-        node::prepare(&directory, volumes, &settings).await
-    })
+    let prepared = rt::spawn_core(
+        CoreId(0),
+        config.cpus.first().copied(),
+        rt::Config::small(),
+        move || async move { node::prepare(&directory, volumes, &settings).await },
+    )
     .map_err(no_core)?;
-    let layout = prepared.join().map_err(|_| refused(&"preparing the data directory failed"))?.map_err(|e| refused(&e))?;
+    let layout = prepared
+        .join()
+        .map_err(|_| refused(&"preparing the data directory failed"))?
+        .map_err(|e| refused(&e))?;
     if formats {
         config.data.end_formatting().map_err(|e| refused(&e))?;
     }
@@ -90,7 +99,12 @@ pub fn run(mut config: Config, ready: impl FnOnce(ReadyReport)) -> Result<(), St
         layout,
         settings,
         cores: volumes,
-        mailboxes: Mutex::new(rt::mesh(cores, LINK_RING_CAPACITY).into_iter().map(Some).collect()),
+        mailboxes: Mutex::new(
+            rt::mesh(cores, LINK_RING_CAPACITY)
+                .into_iter()
+                .map(Some)
+                .collect(),
+        ),
         address: config.listen.address(),
         claim: Mutex::new(Some(config.listen)),
         region: config.region.clone(),
@@ -105,8 +119,10 @@ pub fn run(mut config: Config, ready: impl FnOnce(ReadyReport)) -> Result<(), St
     let (tell, hear) = mpsc::channel();
     let threads = {
         let plan = plan.clone();
-        rt::spawn_cores(cores, &config.cpus, &reactor, move |core| run_core(plan.clone(), core, tell.clone()))
-            .map_err(no_core)?
+        rt::spawn_cores(cores, &config.cpus, &reactor, move |core| {
+            run_core(plan.clone(), core, tell.clone())
+        })
+        .map_err(no_core)?
     };
 
     let mut missing = BTreeSet::new();
@@ -120,7 +136,11 @@ pub fn run(mut config: Config, ready: impl FnOnce(ReadyReport)) -> Result<(), St
     }
     if failure.is_none() {
         plan.go.request();
-        ready(ReadyReport { cores, volumes: volume_count, missing: missing.into_iter().collect() });
+        ready(ReadyReport {
+            cores,
+            volumes: volume_count,
+            missing: missing.into_iter().collect(),
+        });
     } else {
         config.shutdown.request();
         plan.go.request();
@@ -178,12 +198,19 @@ type Report = Result<Vec<String>, String>;
 /// One core, from opening its volumes to closing them.
 async fn run_core(plan: Arc<Plan>, core: CoreId, tell: mpsc::Sender<Report>) -> Result<(), String> {
     let mailbox = {
-        let mut ends = plan.mailboxes.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
+        let mut ends = plan
+            .mailboxes
+            .lock()
+            .unwrap_or_else(std::sync::PoisonError::into_inner);
         ends[usize::from(core.0)].take()
     };
     let listen = || {
         if core == CoreId(0) {
-            let claim = plan.claim.lock().unwrap_or_else(std::sync::PoisonError::into_inner).take();
+            let claim = plan
+                .claim
+                .lock()
+                .unwrap_or_else(std::sync::PoisonError::into_inner)
+                .take();
             if let Some(claim) = claim {
                 return Ok(TcpListener::from_claim(claim));
             }
@@ -191,7 +218,9 @@ async fn run_core(plan: Arc<Plan>, core: CoreId, tell: mpsc::Sender<Report>) -> 
         TcpListener::bind(plan.address)
     };
     let started = match node::start(&plan.layout, core, plan.cores, mailbox, &plan.settings).await {
-        Ok(share) => listen().map(|l| (share, l)).map_err(|e| format!("{}: {e}", plan.address)),
+        Ok(share) => listen()
+            .map(|l| (share, l))
+            .map_err(|e| format!("{}: {e}", plan.address)),
         Err(e) => Err(e.to_string()),
     };
     let (share, listener) = match started {
@@ -220,9 +249,14 @@ async fn run_core(plan: Arc<Plan>, core: CoreId, tell: mpsc::Sender<Report>) -> 
         user
     });
     let users = Users::new(plan.region.clone(), users);
-    let context = Rc::new(Context::new(share.store.clone(), users, plan.domains.clone()));
+    let context = Rc::new(Context::new(
+        share.store.clone(),
+        users,
+        plan.domains.clone(),
+    ));
     {
-        let (context, store, shutdown) = (context.clone(), share.store.clone(), plan.shutdown.clone());
+        let (context, store, shutdown) =
+            (context.clone(), share.store.clone(), plan.shutdown.clone());
         rt::spawn(async move {
             shutdown.requested().await;
             store.drain();
@@ -231,7 +265,11 @@ async fn run_core(plan: Arc<Plan>, core: CoreId, tell: mpsc::Sender<Report>) -> 
     }
     let cut = s3::server::serve(listener, context, plan.drain).await;
     if cut > 0 {
-        tracing::warn!(core = core.0, connections = cut, "did not finish within the drain time");
+        tracing::warn!(
+            core = core.0,
+            connections = cut,
+            "did not finish within the drain time"
+        );
     }
     if plan.serving.fetch_sub(1, Ordering::AcqRel) == 1 {
         plan.served.request();
@@ -242,9 +280,17 @@ async fn run_core(plan: Arc<Plan>, core: CoreId, tell: mpsc::Sender<Report>) -> 
 
 fn report_recovery(volume: u16, recovery: &Recovery) {
     if recovery.rebuilt {
-        tracing::warn!(volume, batches = recovery.batches_replayed, "the index was rebuilt from the segment files");
+        tracing::warn!(
+            volume,
+            batches = recovery.batches_replayed,
+            "the index was rebuilt from the segment files"
+        );
     } else if recovery.batches_replayed > 0 {
-        tracing::info!(volume, batches = recovery.batches_replayed, "replayed the log");
+        tracing::info!(
+            volume,
+            batches = recovery.batches_replayed,
+            "replayed the log"
+        );
     }
     if !recovery.damage.is_empty() {
         tracing::error!(

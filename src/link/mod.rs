@@ -28,23 +28,54 @@ use crate::{
 /// What one core asks of a volume.
 pub enum Request {
     /// Store one run of segments; answered when it is written.
-    Store { segments: Vec<Segment>, data: Buf },
+    Store {
+        segments: Vec<Segment>,
+        data: Buf,
+    },
     /// Make everything stored so far durable.
     SyncShards,
-    Fetch { shard: Shard, segment: SegmentIndex, segments_max: u16 },
+    Fetch {
+        shard: Shard,
+        segment: SegmentIndex,
+        segments_max: u16,
+    },
     /// Free all shards of the object, durably.
-    FreeObject { object: ObjectId },
-    Propose { commands: Vec<(PgId, Vec<u8>)>, needs_space: bool },
-    Read { pg: PgId, bucket: BucketId, key: Vec<u8>, lease: bool },
-    Bucket { name: String },
+    FreeObject {
+        object: ObjectId,
+    },
+    Propose {
+        commands: Vec<(PgId, Vec<u8>)>,
+        needs_space: bool,
+    },
+    Read {
+        pg: PgId,
+        bucket: BucketId,
+        key: Vec<u8>,
+        lease: bool,
+    },
+    Bucket {
+        name: String,
+    },
     Buckets,
-    IsEmpty { bucket: BucketId },
+    IsEmpty {
+        bucket: BucketId,
+    },
     List(ListQuery),
-    Lease { object: ObjectId },
-    Renew { object: ObjectId },
-    Release { object: ObjectId },
+    /// A new, leased object id of a key.
+    Begin {
+        key_hash32: u32,
+    },
+    Renew {
+        object: ObjectId,
+    },
+    Release {
+        object: ObjectId,
+    },
     /// Which of these may be freed: no version names them and none will.
-    Orphans { objects: Vec<(PgId, ObjectId)>, age: Duration },
+    Orphans {
+        objects: Vec<(PgId, ObjectId)>,
+        age: Duration,
+    },
     Status,
 }
 
@@ -59,6 +90,7 @@ pub enum Reply {
     Empty(bool),
     Page(Page),
     Renewed(bool),
+    Begun(ObjectId),
     Orphans(Vec<ObjectId>),
     Status(VolumeStatus),
 }
@@ -74,8 +106,15 @@ pub struct VolumeStatus {
 
 /// A message on a ring.
 pub enum Frame {
-    Request { id: u64, volume: u16, request: Request },
-    Reply { id: u64, reply: Result<Reply, VolumeError> },
+    Request {
+        id: u64,
+        volume: u16,
+        request: Request,
+    },
+    Reply {
+        id: u64,
+        reply: Result<Reply, VolumeError>,
+    },
 }
 
 struct Inner {
@@ -94,7 +133,12 @@ struct Inner {
 pub struct Link(Rc<Inner>);
 
 impl Link {
-    pub fn new(core: CoreId, map: Map, owners: Vec<CoreId>, mailbox: Option<Mailbox<Frame>>) -> Link {
+    pub fn new(
+        core: CoreId,
+        map: Map,
+        owners: Vec<CoreId>,
+        mailbox: Option<Mailbox<Frame>>,
+    ) -> Link {
         assert_eq!(owners.len(), usize::from(map.volume_count()));
         Link(Rc::new(Inner {
             core,
@@ -113,7 +157,12 @@ impl Link {
 
     /// Volumes of this core.
     pub fn local(&self) -> Vec<(u16, Rc<Groups>)> {
-        self.0.local.borrow().iter().map(|(v, g)| (*v, g.clone())).collect()
+        self.0
+            .local
+            .borrow()
+            .iter()
+            .map(|(v, g)| (*v, g.clone()))
+            .collect()
     }
 
     pub fn add_local(&self, volume: u16, groups: Rc<Groups>) {
@@ -126,7 +175,9 @@ impl Link {
 
     /// Answers requests of other cores for ever.
     pub async fn serve(&self) {
-        let Some(mailbox) = &self.0.mailbox else { return };
+        let Some(mailbox) = &self.0.mailbox else {
+            return;
+        };
         loop {
             let (from, frame) = mailbox.recv().await;
             match frame {
@@ -135,15 +186,18 @@ impl Link {
                         let _ = waiting.send(reply);
                     }
                 }
-                Frame::Request { id, volume, request } => {
+                Frame::Request {
+                    id,
+                    volume,
+                    request,
+                } => {
                     let link = self.clone();
                     rt::spawn(async move {
                         let reply = link.answer(volume, request).await;
                         if let Some(mailbox) = &link.0.mailbox {
                             mailbox.send(from, Frame::Reply { id, reply }).await;
                         }
-                    })
-                    ;
+                    });
                 }
             }
         }
@@ -160,7 +214,16 @@ impl Link {
         self.0.next_id.set(id + 1);
         let (tx, rx) = oneshot::channel();
         self.0.waiting.borrow_mut().insert(id, tx);
-        mailbox.send(owner, Frame::Request { id, volume, request }).await;
+        mailbox
+            .send(
+                owner,
+                Frame::Request {
+                    id,
+                    volume,
+                    request,
+                },
+            )
+            .await;
         rx.await.unwrap_or(Err(VolumeError::Closed))
     }
 
@@ -169,12 +232,17 @@ impl Link {
         let link = self.clone();
         rt::spawn(async move {
             let _ = link.call(volume, request).await;
-        })
-        ;
+        });
     }
 
     async fn answer(&self, volume: u16, request: Request) -> Result<Reply, VolumeError> {
-        let groups = self.0.local.borrow().get(&volume).cloned().ok_or(VolumeError::Closed)?;
+        let groups = self
+            .0
+            .local
+            .borrow()
+            .get(&volume)
+            .cloned()
+            .ok_or(VolumeError::Closed)?;
         let v = groups.volume();
         Ok(match request {
             Request::Store { segments, data } => {
@@ -190,39 +258,49 @@ impl Link {
                 v.sync_shards().await?;
                 Reply::Done
             }
-            Request::Fetch { shard, segment, segments_max } => {
-                Reply::Fetched(v.fetch(shard, segment, segments_max).await?)
-            }
+            Request::Fetch {
+                shard,
+                segment,
+                segments_max,
+            } => Reply::Fetched(v.fetch(shard, segment, segments_max).await?),
             Request::FreeObject { object } => {
                 if v.has_shards(object)? {
                     v.free_object(object).await?;
                 }
                 Reply::Done
             }
-            Request::Propose { commands, needs_space } => {
-                Reply::Outcomes(groups.propose_all(commands, needs_space).await?)
-            }
-            Request::Read { pg, bucket, key, lease } => Reply::Record(groups.read(pg, bucket, &key, lease).await?),
+            Request::Propose {
+                commands,
+                needs_space,
+            } => Reply::Outcomes(groups.propose_all(commands, needs_space).await?),
+            Request::Read {
+                pg,
+                bucket,
+                key,
+                lease,
+            } => Reply::Record(groups.read(pg, bucket, &key, lease).await?),
             Request::Bucket { name } => Reply::Bucket(groups.bucket(&name)?),
             Request::Buckets => Reply::Buckets(groups.buckets().await?),
             Request::IsEmpty { bucket } => Reply::Empty(groups.is_empty(bucket)?),
             Request::List(query) => Reply::Page(groups.list(&query).await?),
-            Request::Lease { object } => {
-                groups.lease(object);
-                Reply::Done
-            }
+            Request::Begin { key_hash32 } => Reply::Begun(groups.begin(key_hash32)),
             Request::Renew { object } => Reply::Renewed(groups.renew(object)),
             Request::Release { object } => {
                 groups.release(object);
                 Reply::Done
             }
-            Request::Orphans { objects, age } => Reply::Orphans(groups.orphans(objects, age).await?),
+            Request::Orphans { objects, age } => {
+                Reply::Orphans(groups.orphans(objects, age).await?)
+            }
             Request::Status => {
                 let files = v.files();
                 Reply::Status(VolumeStatus {
                     counters: v.counters(),
                     writable: v.check_writable(),
-                    files_free: files.iter().filter(|f| f.2 == crate::log::FileState::Free).count(),
+                    files_free: files
+                        .iter()
+                        .filter(|f| f.2 == crate::log::FileState::Free)
+                        .count(),
                     files: files.len(),
                 })
             }

@@ -20,8 +20,9 @@ use std::{
 };
 
 use shard_format::{
-    BLOCK_SIZE, BatchSeq, ClusterId, DriveId, FILE_HEADER_SIZE, FileHeader, FileState as HeaderState,
-    FileNumber, Generation, Head, HeaderError, Incarnation, Lsn, VolumeId, decode_file_header,
+    BLOCK_SIZE, BatchSeq, ClusterId, DriveId, FILE_HEADER_SIZE, FileHeader, FileNumber,
+    FileState as HeaderState, Generation, Head, HeaderError, Incarnation, Lsn, VolumeId,
+    decode_file_header,
 };
 
 use super::{Extent, LogError};
@@ -106,7 +107,10 @@ impl Pinned {
         match result {
             Ok(()) => Ok((buf, offset as usize - start)),
             Err(e) => Err(LogError::Unreadable {
-                what: format!("segment file {} at {offset}, {length} bytes: {e}", self.0.number),
+                what: format!(
+                    "segment file {} at {offset}, {length} bytes: {e}",
+                    self.0.number
+                ),
             }),
         }
     }
@@ -153,13 +157,18 @@ pub struct Files {
     in_use: RefCell<BTreeSet<Generation>>,
     next_generation: Cell<u64>,
     next_number: Cell<u32>,
-    /// Files being created or taken right now, so that two heads do not spend the same reserve.
-    creating: Cell<usize>,
+    /// A file is being created: one at a time, so that many who wait for room make one file and not many.
+    creating: Cell<bool>,
     freed: Notify,
 }
 
-const DIRECT: OpenOptions =
-    OpenOptions { read: true, write: true, create: false, create_new: false, direct: true };
+const DIRECT: OpenOptions = OpenOptions {
+    read: true,
+    write: true,
+    create: false,
+    create_new: false,
+    direct: true,
+};
 
 /// A file as found on disk at start.
 #[derive(Clone, Debug)]
@@ -170,17 +179,26 @@ pub struct Found {
 }
 
 fn unreadable(number: FileNumber, e: impl std::fmt::Display) -> LogError {
-    LogError::Unreadable { what: format!("header of segment file {number}: {e}") }
+    LogError::Unreadable {
+        what: format!("header of segment file {number}: {e}"),
+    }
 }
 
 impl Files {
     /// Opens every segment file of the directory and reads its header. Creates the directory if it is absent.
     pub async fn open(config: FilesConfig) -> Result<(Files, Vec<Found>), LogError> {
         let fail = |what: String| LogError::Unreadable { what };
-        if !rt::fs::exists(&config.directory).await.map_err(|e| fail(e.to_string()))? {
-            rt::fs::create_dir(&config.directory).await.map_err(|e| fail(e.to_string()))?;
+        if !rt::fs::exists(&config.directory)
+            .await
+            .map_err(|e| fail(e.to_string()))?
+        {
+            rt::fs::create_dir(&config.directory)
+                .await
+                .map_err(|e| fail(e.to_string()))?;
             if let Some(parent) = config.directory.parent() {
-                rt::fs::sync_dir(parent).await.map_err(|e| fail(e.to_string()))?;
+                rt::fs::sync_dir(parent)
+                    .await
+                    .map_err(|e| fail(e.to_string()))?;
             }
         }
         let names = rt::fs::read_dir(&config.directory)
@@ -192,24 +210,32 @@ impl Files {
             in_use: RefCell::default(),
             next_generation: Cell::new(1),
             next_number: Cell::new(0),
-            creating: Cell::new(0),
+            creating: Cell::new(false),
             freed: Notify::new(),
         };
         let mut found = Vec::new();
         for name in names {
-            let Some(number) = name.strip_suffix(".seg").and_then(|n| u32::from_str_radix(n, 16).ok()) else {
+            let Some(number) = name
+                .strip_suffix(".seg")
+                .and_then(|n| u32::from_str_radix(n, 16).ok())
+            else {
                 continue;
             };
             let number = FileNumber(number);
-            files.next_number.set(files.next_number.get().max(number.0 + 1));
+            files
+                .next_number
+                .set(files.next_number.get().max(number.0 + 1));
             let file = File::open(&files.path(number), DIRECT)
                 .await
                 .map_err(|e| unreadable(number, e))?;
             let length = file.len().await.map_err(|e| unreadable(number, e))?;
             if length < files.config.file_length {
-                // A creation that did not get as far as its flush: never used, made whole again.
-                file.allocate(files.config.file_length).await.map_err(|e| unreadable(number, e))?;
-                file.sync_all().await.map_err(|e| unreadable(number, e))?;
+                // A creation that did not get as far as its flush: never used.
+                drop(file);
+                rt::fs::remove_file(&files.path(number))
+                    .await
+                    .map_err(|e| unreadable(number, e))?;
+                continue;
             }
             let mut buf = Buf::alloc(FILE_HEADER_SIZE).await;
             buf.set_len(FILE_HEADER_SIZE);
@@ -217,9 +243,13 @@ impl Files {
             let header = match result {
                 Err(e) => Err(e.to_string()),
                 Ok(()) => match decode_file_header(buf[..].try_into().expect("a header block")) {
-                    Ok(h) => files.check_identity(number, &h.value).map(|()| Some(h.value)),
+                    Ok(h) => files
+                        .check_identity(number, &h.value)
+                        .map(|()| Some(h.value)),
                     Err(HeaderError::NeverUsed) => Ok(None),
-                    Err(e @ HeaderError::UnknownVersion { .. }) => return Err(unreadable(number, e)),
+                    Err(e @ HeaderError::UnknownVersion { .. }) => {
+                        return Err(unreadable(number, e));
+                    }
                     Err(e) => Err(e.to_string()),
                 },
             };
@@ -234,14 +264,28 @@ impl Files {
                 }
                 Err(_) => (Generation(0), FileState::Unreadable, 0),
             };
-            files.next_generation.set(files.next_generation.get().max(generation.0 + 1));
+            files
+                .next_generation
+                .set(files.next_generation.get().max(generation.0 + 1));
             if matches!(state, FileState::Sealed(_)) {
                 files.in_use.borrow_mut().insert(generation);
             }
-            let handle = Rc::new(Handle { number, file, pins: Cell::new(0), unpinned: Notify::new() });
+            let handle = Rc::new(Handle {
+                number,
+                file,
+                pins: Cell::new(0),
+                unpinned: Notify::new(),
+            });
             files.slots.borrow_mut().insert(
                 number,
-                Slot { handle, generation, state, live_bytes: 0, written_to, dirty: false },
+                Slot {
+                    handle,
+                    generation,
+                    state,
+                    live_bytes: 0,
+                    written_to,
+                    dirty: false,
+                },
             );
             found.push(Found { number, header });
         }
@@ -250,13 +294,19 @@ impl Files {
 
     fn check_identity(&self, number: FileNumber, h: &FileHeader) -> Result<(), String> {
         if h.volume != self.config.volume {
-            return Err(format!("belongs to volume {}, not {}", h.volume, self.config.volume));
+            return Err(format!(
+                "belongs to volume {}, not {}",
+                h.volume, self.config.volume
+            ));
         }
         if h.file_number != number {
             return Err(format!("calls itself {}", h.file_number));
         }
         if h.file_length != self.config.file_length {
-            return Err(format!("is {} bytes long, not {}", h.file_length, self.config.file_length));
+            return Err(format!(
+                "is {} bytes long, not {}",
+                h.file_length, self.config.file_length
+            ));
         }
         Ok(())
     }
@@ -279,7 +329,9 @@ impl Files {
     pub fn pin(&self, extent: &Extent) -> Option<Pinned> {
         let slots = self.slots.borrow();
         let slot = slots.get(&extent.file)?;
-        if slot.generation != extent.generation || matches!(slot.state, FileState::Free | FileState::Unreadable) {
+        if slot.generation != extent.generation
+            || matches!(slot.state, FileState::Free | FileState::Unreadable)
+        {
             return None;
         }
         Some(Self::pin_handle(&slot.handle))
@@ -346,17 +398,27 @@ impl Files {
         let mut slots = self.slots.borrow_mut();
         slots
             .iter_mut()
-            .filter_map(|(n, s)| std::mem::take(&mut s.dirty).then_some((*n, s.generation, s.live_bytes)))
+            .filter_map(|(n, s)| {
+                std::mem::take(&mut s.dirty).then_some((*n, s.generation, s.live_bytes))
+            })
             .collect()
     }
 
     /// Every file: number, generation, state, live bytes.
     pub fn table(&self) -> Vec<(FileNumber, Generation, FileState, u64)> {
-        self.slots.borrow().iter().map(|(n, s)| (*n, s.generation, s.state, s.live_bytes)).collect()
+        self.slots
+            .borrow()
+            .iter()
+            .map(|(n, s)| (*n, s.generation, s.state, s.live_bytes))
+            .collect()
     }
 
     pub fn free_count(&self) -> usize {
-        self.slots.borrow().values().filter(|s| s.state == FileState::Free).count()
+        self.slots
+            .borrow()
+            .values()
+            .filter(|s| s.state == FileState::Free)
+            .count()
     }
 
     // ------------------------------------------------------------------------------------------- life cycle
@@ -365,18 +427,34 @@ impl Files {
     /// beyond the headroom of the index.
     pub async fn create(&self) -> Result<(), LogError> {
         let full_or = |e: io::Error| {
-            if e.kind() == io::ErrorKind::StorageFull { LogError::Full } else { poison("create a segment file", &e) }
+            if e.kind() == io::ErrorKind::StorageFull {
+                LogError::Full
+            } else {
+                poison("create a segment file", &e)
+            }
         };
-        let reserved = (self.creating.get() as u64 + 1) * self.config.file_length + self.config.headroom;
-        self.creating.set(self.creating.get() + 1);
-        let _guard = CountGuard(&self.creating);
-        if rt::fs::free_bytes(&self.config.directory).await.map_err(full_or)? < reserved {
+        if self.creating.get() {
+            // Somebody is at it; look again when it is done.
+            self.freed.notified().await;
+            return Ok(());
+        }
+        self.creating.set(true);
+        let _guard = Creating(self);
+        let reserved = self.config.file_length + self.config.headroom;
+        if rt::fs::free_bytes(&self.config.directory)
+            .await
+            .map_err(full_or)?
+            < reserved
+        {
             return Err(LogError::Full);
         }
         let number = FileNumber(self.next_number.get());
         self.next_number.set(number.0 + 1);
         let path = self.path(number);
-        let options = OpenOptions { create_new: true, ..DIRECT };
+        let options = OpenOptions {
+            create_new: true,
+            ..DIRECT
+        };
         let file = File::open(&path, options).await.map_err(full_or)?;
         if let Err(e) = file.allocate(self.config.file_length).await {
             drop(file);
@@ -385,8 +463,15 @@ impl Files {
             return Err(full_or(e));
         }
         file.sync_all().await.map_err(full_or)?;
-        rt::fs::sync_dir(&self.config.directory).await.map_err(full_or)?;
-        let handle = Rc::new(Handle { number, file, pins: Cell::new(0), unpinned: Notify::new() });
+        rt::fs::sync_dir(&self.config.directory)
+            .await
+            .map_err(full_or)?;
+        let handle = Rc::new(Handle {
+            number,
+            file,
+            pins: Cell::new(0),
+            unpinned: Notify::new(),
+        });
         self.slots.borrow_mut().insert(
             number,
             Slot {
@@ -427,7 +512,11 @@ impl Files {
                 .collect();
             if free.len() > class.leaves() {
                 // Recycled first (generation above zero), then the lowest number.
-                break free.iter().min_by_key(|(n, g)| (*g == 0, *n)).map(|(n, _)| *n).expect("not empty");
+                break free
+                    .iter()
+                    .min_by_key(|(n, g)| (*g == 0, *n))
+                    .map(|(n, _)| *n)
+                    .expect("not empty");
             }
             self.create().await?;
         };
@@ -441,17 +530,43 @@ impl Files {
         };
         let generation = self.bump_generation(number);
         self.in_use.borrow_mut().insert(generation);
-        let header = self.header(number, head, HeaderState::Open, generation, first_seq, incarnation, next_lsn);
+        let header = self.header(
+            number,
+            head,
+            HeaderState::Open,
+            generation,
+            first_seq,
+            incarnation,
+            next_lsn,
+        );
         write_header(&handle.file, &header).await?;
-        let written_to = if recycled { self.config.file_length } else { FILE_HEADER_SIZE as u64 };
-        self.slots.borrow_mut().get_mut(&number).expect("listed above").written_to = written_to;
+        let written_to = if recycled {
+            self.config.file_length
+        } else {
+            FILE_HEADER_SIZE as u64
+        };
+        self.slots
+            .borrow_mut()
+            .get_mut(&number)
+            .expect("listed above")
+            .written_to = written_to;
         Ok(Activated { handle, generation })
     }
 
     /// Makes `number` free for good: waits until nobody reads it, then makes a header of a new generation durable.
     /// The caller has made sure that no record in it is live in any checkpoint that recovery may start from.
-    pub async fn free(&self, number: FileNumber, incarnation: Incarnation, next_lsn: Lsn) -> Result<(), LogError> {
-        let handle = self.slots.borrow().get(&number).map(|s| s.handle.clone()).expect("a known file");
+    pub async fn free(
+        &self,
+        number: FileNumber,
+        incarnation: Incarnation,
+        next_lsn: Lsn,
+    ) -> Result<(), LogError> {
+        let handle = self
+            .slots
+            .borrow()
+            .get(&number)
+            .map(|s| s.handle.clone())
+            .expect("a known file");
         if !crate::planted!("reuse-under-reader") {
             while handle.pins.get() > 0 {
                 handle.unpinned.notified().await;
@@ -459,9 +574,19 @@ impl Files {
         }
         let generation = Generation(self.next_generation.get());
         self.next_generation.set(generation.0 + 1);
-        let head = self.state(number).and_then(FileState::head).unwrap_or(Head::Bulk);
-        let header =
-            self.header(number, head, HeaderState::Free, generation, BatchSeq(0), incarnation, next_lsn);
+        let head = self
+            .state(number)
+            .and_then(FileState::head)
+            .unwrap_or(Head::Bulk);
+        let header = self.header(
+            number,
+            head,
+            HeaderState::Free,
+            generation,
+            BatchSeq(0),
+            incarnation,
+            next_lsn,
+        );
         write_header(&handle.file, &header).await?;
         let mut slots = self.slots.borrow_mut();
         let slot = slots.get_mut(&number).expect("a known file");
@@ -478,7 +603,11 @@ impl Files {
     fn bump_generation(&self, number: FileNumber) -> Generation {
         let generation = Generation(self.next_generation.get());
         self.next_generation.set(generation.0 + 1);
-        self.slots.borrow_mut().get_mut(&number).expect("a known file").generation = generation;
+        self.slots
+            .borrow_mut()
+            .get_mut(&number)
+            .expect("a known file")
+            .generation = generation;
         generation
     }
 
@@ -531,16 +660,19 @@ pub struct Activated {
     pub generation: Generation,
 }
 
-struct CountGuard<'a>(&'a Cell<usize>);
+struct Creating<'a>(&'a Files);
 
-impl Drop for CountGuard<'_> {
+impl Drop for Creating<'_> {
     fn drop(&mut self) {
-        self.0.set(self.0.get() - 1);
+        self.0.creating.set(false);
+        self.0.freed.notify_all();
     }
 }
 
 pub(super) fn poison(doing: &str, e: &io::Error) -> LogError {
-    LogError::Poisoned { what: format!("{doing}: {e}").into() }
+    LogError::Poisoned {
+        what: format!("{doing}: {e}").into(),
+    }
 }
 
 /// Writes copy A, flushes, writes copy B, flushes.
@@ -554,7 +686,9 @@ async fn write_header(file: &File, header: &FileHeader) -> Result<(), LogError> 
         buf.copy_from_slice(bytes);
         let (result, _) = file.write_all_at(buf, (copy * COPY_SIZE) as u64).await;
         result.map_err(|e| poison("write a segment file header", &e))?;
-        file.sync_data().await.map_err(|e| poison("flush a segment file header", &e))?;
+        file.sync_data()
+            .await
+            .map_err(|e| poison("flush a segment file header", &e))?;
     }
     Ok(())
 }

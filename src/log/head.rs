@@ -13,20 +13,20 @@ use std::{
 
 use futures_util::{FutureExt, select_biased};
 use shard_format::{
-    BATCH_LENGTH_MAX, BLOCK_SIZE, BatchBuilder, BatchFull, BatchSeq, BatchStamp, FILE_HEADER_SIZE, FileNumber, Footer,
-    FooterEntry, Generation, Head, Incarnation, Lsn, footer_len,
+    BATCH_LENGTH_MAX, BLOCK_SIZE, BatchBuilder, BatchFull, BatchSeq, BatchStamp, FILE_HEADER_SIZE,
+    FileNumber, Footer, FooterEntry, Generation, Head, Incarnation, Lsn, footer_len,
 };
 
 use super::{
-    Append, DurableBatch, DurableBody, DurableRecord, Extent, FileState, Files, LogError, LsnCounter, Record, Sink,
-    SpaceClass,
+    Append, DurableBatch, DurableBody, DurableRecord, Extent, FileState, Files, LogError,
+    LsnCounter, Record, Sink, SpaceClass,
     files::{Activated, Handle, poison},
     recover::Unsealed,
 };
 use crate::{
     limits::{
-        BATCH_RECORDS_MAX, BULK_BATCH_BYTES_MAX, COMMIT_BATCH_BYTES_MAX, FLOOR_DELAY, HEAD_QUEUE_BYTES_MAX,
-        UNFLUSHED_BATCHES_MAX,
+        BATCH_RECORDS_MAX, BULK_BATCH_BYTES_MAX, COMMIT_BATCH_BYTES_MAX, FLOOR_DELAY,
+        HEAD_QUEUE_BYTES_MAX, UNFLUSHED_BATCHES_MAX,
     },
     rt::{self, Buf, sync::Notify},
 };
@@ -47,18 +47,11 @@ pub struct HeadPosition {
     pub crc: u32,
 }
 
-/// What a head starts from: where recovery found its end.
-#[derive(Clone, Copy, Debug, Default)]
-pub struct HeadStart {
-    pub seq: BatchSeq,
-    pub crc: u32,
-}
-
 pub struct LogConfig {
     pub incarnation: Incarnation,
     pub next_lsn: Lsn,
-    /// Indexed by [`head_index`].
-    pub heads: [HeadStart; 3],
+    /// Where each head's log ends, indexed by [`head_index`].
+    pub heads: [HeadPosition; 3],
 }
 
 pub fn head_index(head: Head) -> usize {
@@ -105,6 +98,8 @@ struct HeadState<W> {
     /// Highest sequence whose being flushed is recorded on disk by a later batch.
     floor: Cell<BatchSeq>,
     floor_wanted: Cell<bool>,
+    /// It has had a file since the start.
+    opened: Cell<bool>,
     /// Its task has ended.
     ended: Cell<bool>,
     sync_wanted: Cell<BatchSeq>,
@@ -116,6 +111,7 @@ struct HeadState<W> {
     taken: Cell<Ticket>,
     written_to: Cell<Ticket>,
     durable_to: Cell<Ticket>,
+    flushes: Cell<u64>,
 }
 
 struct Inner<W> {
@@ -154,14 +150,16 @@ impl<W: 'static> Log<W> {
                 flushed: Cell::new(start.seq),
                 floor: Cell::new(start.seq),
                 floor_wanted: Cell::new(false),
+                opened: Cell::new(false),
                 ended: Cell::new(false),
                 sync_wanted: Cell::new(start.seq),
                 unflushed: RefCell::default(),
-                position: Cell::new(HeadPosition { seq: start.seq, crc: start.crc, ..Default::default() }),
+                position: Cell::new(start),
                 queued: Cell::default(),
                 taken: Cell::default(),
                 written_to: Cell::default(),
                 durable_to: Cell::default(),
+                flushes: Cell::default(),
             }
         };
         Log(Rc::new(Inner {
@@ -178,7 +176,10 @@ impl<W: 'static> Log<W> {
     /// Opens a new commit file and starts the heads. A volume goes on in a new file after every start.
     pub async fn start(&self, sink: Rc<dyn Sink<W>>) -> Result<(), LogError> {
         *self.0.sink.borrow_mut() = Some(sink);
-        match self.open_next(self.head(Head::Commit), SpaceClass::Start).await {
+        match self
+            .open_next(self.head(Head::Commit), SpaceClass::Start)
+            .await
+        {
             // Reads work, and so does freeing what is dead; the first commit after that opens one.
             Err(LogError::Full) => tracing::warn!("no free segment file to start with"),
             other => other?,
@@ -205,6 +206,11 @@ impl<W: 'static> Log<W> {
 
     pub fn next_lsn(&self) -> Lsn {
         self.0.lsn.next()
+    }
+
+    /// Flushes of the head's batches since the log was opened.
+    pub fn flushes(&self, kind: Head) -> u64 {
+        self.head(kind).flushes.get()
     }
 
     pub fn error(&self) -> Option<LogError> {
@@ -253,7 +259,8 @@ impl<W: 'static> Log<W> {
             return head.queued.get();
         }
         head.queued.set(Ticket(head.queued.get().0 + 1));
-        head.queued_bytes.set(head.queued_bytes.get() + append.records.iter().map(Record::cost).sum::<usize>());
+        head.queued_bytes
+            .set(head.queued_bytes.get() + append.records.iter().map(Record::cost).sum::<usize>());
         head.queue.borrow_mut().push_back(append);
         head.work.notify_one();
         head.queued.get()
@@ -291,6 +298,7 @@ impl<W: 'static> Log<W> {
         for kind in HEADS {
             self.sync(kind).await?;
         }
+        self.record_floor(Head::Commit).await?;
         self.0.closing.set(true);
         for kind in HEADS {
             let head = self.head(kind);
@@ -308,7 +316,7 @@ impl<W: 'static> Log<W> {
     /// for the end of the log. An idle head does so by itself.
     pub async fn record_floor(&self, kind: Head) -> Result<(), LogError> {
         let head = self.head(kind);
-        while head.floor.get() < head.flushed.get() {
+        while self.needs_floor(head) {
             self.check()?;
             head.floor_wanted.set(true);
             head.work.notify_one();
@@ -327,14 +335,27 @@ impl<W: 'static> Log<W> {
 
     fn check(&self) -> Result<(), LogError> {
         self.check_poison()?;
-        if self.0.closing.get() { Err(LogError::Closed) } else { Ok(()) }
+        if self.0.closing.get() {
+            Err(LogError::Closed)
+        } else {
+            Ok(())
+        }
     }
 
-    fn poison(&self, error: &LogError) {
+    /// Ends all writing: what the drive holds is unknown from here on.
+    pub fn poison(&self, error: &LogError) {
         tracing::error!(%error, "the volume accepts no more writes");
-        self.0.poisoned.borrow_mut().get_or_insert_with(|| error.clone());
+        self.0
+            .poisoned
+            .borrow_mut()
+            .get_or_insert_with(|| error.clone());
         for head in &self.0.heads {
-            let mut waiters: Vec<W> = head.queue.borrow_mut().drain(..).map(|a| a.waiter).collect();
+            let mut waiters: Vec<W> = head
+                .queue
+                .borrow_mut()
+                .drain(..)
+                .map(|a| a.waiter)
+                .collect();
             for u in head.unflushed.borrow_mut().drain(..) {
                 waiters.extend(u.batch.appends.into_iter().map(|(_, w)| w));
             }
@@ -370,7 +391,7 @@ impl<W: 'static> Log<W> {
                 head.progress.notify_all();
             } else if self.0.closing.get() {
                 return;
-            } else if kind != Head::Bulk && head.floor.get() < head.flushed.get() {
+            } else if self.needs_floor(head) {
                 let idle = head.floor_wanted.take()
                     || select_biased! {
                         () = head.work.notified().fuse() => false,
@@ -394,16 +415,30 @@ impl<W: 'static> Log<W> {
         }
     }
 
+    /// Something is flushed, or ruled, that the log does not say yet.
+    fn needs_floor(&self, head: &HeadState<W>) -> bool {
+        head.floor.get() < head.flushed.get()
+            || (head.kind == Head::Commit
+                && head.file.borrow().is_some()
+                && !self.sink().outcomes().0.is_empty())
+    }
+
     /// Takes as many appends as fit one batch.
     fn gather(&self, head: &HeadState<W>) -> Vec<Append<W>> {
-        let bytes_max = if head.kind == Head::Commit { COMMIT_BATCH_BYTES_MAX } else { BULK_BATCH_BYTES_MAX };
+        let bytes_max = if head.kind == Head::Commit {
+            COMMIT_BATCH_BYTES_MAX
+        } else {
+            BULK_BATCH_BYTES_MAX
+        };
         let bytes_max = bytes_max.min(self.0.files.file_length() as usize / 4);
         let mut queue = head.queue.borrow_mut();
         let (mut bytes, mut records, mut taken) = (0, 0, Vec::new());
         while let Some(next) = queue.front() {
             let cost: usize = next.records.iter().map(Record::cost).sum();
             let count: usize = next.records.iter().map(Record::count).sum();
-            if !taken.is_empty() && (bytes + cost > bytes_max || records + count > BATCH_RECORDS_MAX) {
+            if !taken.is_empty()
+                && (bytes + cost > bytes_max || records + count > BATCH_RECORDS_MAX)
+            {
                 break;
             }
             bytes += cost;
@@ -411,7 +446,8 @@ impl<W: 'static> Log<W> {
             head.queued_bytes.set(head.queued_bytes.get() - cost);
             taken.push(queue.pop_front().expect("there is a front"));
         }
-        head.taken.set(Ticket(head.taken.get().0 + taken.len() as u64));
+        head.taken
+            .set(Ticket(head.taken.get().0 + taken.len() as u64));
         taken
     }
 
@@ -429,7 +465,8 @@ impl<W: 'static> Log<W> {
             other => other,
         };
         if let Err(e) = room {
-            self.sink().failed(appends.into_iter().map(|a| a.waiter).collect(), e.clone());
+            self.sink()
+                .failed(appends.into_iter().map(|a| a.waiter).collect(), e.clone());
             if e != LogError::Full {
                 return Err(e);
             }
@@ -491,14 +528,20 @@ impl<W: 'static> Log<W> {
                     }
                     Record::Volume { payload } => push(DurableBody::Volume { payload }),
                     Record::Segments { segments, data } => {
-                        segments.into_iter().for_each(|s| push(DurableBody::Segment(s)));
+                        segments
+                            .into_iter()
+                            .for_each(|s| push(DurableBody::Segment(s)));
                         bufs.push(data);
                     }
                 }
             }
             durable.push((records, append.waiter));
         }
-        debug_assert_eq!(bufs.iter().map(|b| b.len()).sum::<usize>(), length, "the layout matches the buffers");
+        debug_assert_eq!(
+            bufs.iter().map(|b| b.len()).sum::<usize>(),
+            length,
+            "the layout matches the buffers"
+        );
 
         head.seq.set(seq);
         head.crc.set(header.header_crc);
@@ -518,20 +561,40 @@ impl<W: 'static> Log<W> {
                 first_lsn,
             });
         }
-        let batch = DurableBatch { head: head.kind, seq, outcomes: outcomes.len(), appends: durable };
-        let unflushed = Unflushed { position, batch, ticket: head.taken.get() };
+        let batch = DurableBatch {
+            head: head.kind,
+            seq,
+            outcomes: outcomes.len(),
+            appends: durable,
+        };
+        let unflushed = Unflushed {
+            position,
+            batch,
+            ticket: head.taken.get(),
+        };
         if crate::planted!("ack-before-flush") {
             self.deliver(head, unflushed);
         } else {
             head.unflushed.borrow_mut().push_back(unflushed);
         }
         let (result, _bufs) = if bufs.len() == 1 {
-            let (r, b) = handle.file.write_all_at(bufs.pop().expect("one"), u64::from(offset)).await;
+            let (r, b) = handle
+                .file
+                .write_all_at(bufs.pop().expect("one"), u64::from(offset))
+                .await;
             (r, vec![b])
         } else {
-            handle.file.write_all_vectored_at(bufs, u64::from(offset)).await
+            handle
+                .file
+                .write_all_vectored_at(bufs, u64::from(offset))
+                .await
         };
-        result.map_err(|e| poison(&format!("write segment file {} at {offset}", handle.number), &e))?;
+        result.map_err(|e| {
+            poison(
+                &format!("write segment file {} at {offset}", handle.number),
+                &e,
+            )
+        })?;
         head.written_to.set(head.taken.get());
         head.written.set(seq);
         head.progress.notify_all();
@@ -550,6 +613,7 @@ impl<W: 'static> Log<W> {
             .sync_data()
             .await
             .map_err(|e| poison(&format!("flush segment file {}", handle.number), &e))?;
+        head.flushes.set(head.flushes.get() + 1);
         self.check_poison()?;
         head.flushed.set(target);
         loop {
@@ -589,7 +653,7 @@ impl<W: 'static> Log<W> {
             return Ok(());
         }
         let class = match head.kind {
-            Head::Commit if head.file.borrow().is_none() => SpaceClass::Start,
+            Head::Commit if !head.opened.get() => SpaceClass::Start,
             Head::Commit => SpaceClass::Commit,
             Head::Bulk => SpaceClass::Put,
             Head::Relocate => SpaceClass::Reclaim,
@@ -600,7 +664,10 @@ impl<W: 'static> Log<W> {
         self.seal(head).await?;
         self.open_next(head, class).await?;
         let end = FILE_HEADER_SIZE + length + footer_len(1);
-        assert!(end as u64 <= self.0.files.file_length(), "limits.rs: a batch fits an empty file");
+        assert!(
+            end as u64 <= self.0.files.file_length(),
+            "limits.rs: a batch fits an empty file"
+        );
         Ok(())
     }
 
@@ -609,8 +676,15 @@ impl<W: 'static> Log<W> {
         let Activated { handle, generation } = self
             .0
             .files
-            .activate(head.kind, class, first_seq, self.0.incarnation, self.0.lsn.next())
+            .activate(
+                head.kind,
+                class,
+                first_seq,
+                self.0.incarnation,
+                self.0.lsn.next(),
+            )
             .await?;
+        head.opened.set(true);
         *head.file.borrow_mut() = Some(OpenFile {
             handle: handle.clone(),
             generation,
@@ -630,7 +704,9 @@ impl<W: 'static> Log<W> {
     /// Seals the head's file, if it has one, whose batches are all flushed. The footer is flushed before the next file
     /// takes a batch: it is what tells recovery that this file is complete.
     async fn seal(&self, head: &HeadState<W>) -> Result<(), LogError> {
-        let Some(old) = head.file.borrow_mut().take() else { return Ok(()) };
+        let Some(old) = head.file.borrow_mut().take() else {
+            return Ok(());
+        };
         let unsealed = Unsealed {
             file: old.handle.number,
             generation: old.generation,
@@ -638,7 +714,9 @@ impl<W: 'static> Log<W> {
             batches: old.batches,
         };
         write_footer(&self.0.files, &unsealed).await?;
-        self.0.files.set_state(old.handle.number, FileState::Sealed(head.kind));
+        self.0
+            .files
+            .set_state(old.handle.number, FileState::Sealed(head.kind));
         Ok(())
     }
 
@@ -659,8 +737,14 @@ impl<W: 'static> Log<W> {
             buf.fill(0);
             let (result, _) = handle.file.write_all_at(buf, from).await;
             result.map_err(|e| poison("zero a segment file", &e))?;
-            handle.file.sync_data().await.map_err(|e| poison("flush a zeroed segment file", &e))?;
-            self.0.files.set_written_to(handle.number, from + length as u64);
+            handle
+                .file
+                .sync_data()
+                .await
+                .map_err(|e| poison("flush a zeroed segment file", &e))?;
+            self.0
+                .files
+                .set_written_to(handle.number, from + length as u64);
         }
     }
 }
@@ -677,12 +761,24 @@ pub async fn write_footer(files: &Files, unsealed: &Unsealed) -> Result<(), LogE
     buf.set_len(footer.encoded_len());
     footer.encode(u64::from(unsealed.offset), &mut buf);
     let pin = files.pin_number(unsealed.file).expect("a known file");
-    let (result, _) = pin.handle().file.write_all_at(buf, u64::from(unsealed.offset)).await;
+    let (result, _) = pin
+        .handle()
+        .file
+        .write_all_at(buf, u64::from(unsealed.offset))
+        .await;
     result.map_err(|e| poison("write a footer", &e))?;
-    pin.handle().file.sync_data().await.map_err(|e| poison("flush a footer", &e))
+    pin.handle()
+        .file
+        .sync_data()
+        .await
+        .map_err(|e| poison("flush a footer", &e))
 }
 
-fn push_all<W>(builder: &mut BatchBuilder, outcomes: &[Vec<u8>], appends: &[Append<W>]) -> Result<(), BatchFull> {
+fn push_all<W>(
+    builder: &mut BatchBuilder,
+    outcomes: &[Vec<u8>],
+    appends: &[Append<W>],
+) -> Result<(), BatchFull> {
     for payload in outcomes {
         builder.push_volume(payload)?;
     }
@@ -692,7 +788,13 @@ fn push_all<W>(builder: &mut BatchBuilder, outcomes: &[Vec<u8>], appends: &[Appe
             Record::Volume { payload } => builder.push_volume(payload)?,
             Record::Segments { segments, .. } => {
                 for s in segments {
-                    builder.push_segment(&s.entry, s.transform, s.logical_len, s.stored_len, s.crc)?;
+                    builder.push_segment(
+                        &s.entry,
+                        s.transform,
+                        s.logical_len,
+                        s.stored_len,
+                        s.crc,
+                    )?;
                 }
                 0
             }

@@ -24,11 +24,13 @@ pub mod recover;
 
 use std::{cell::Cell, rc::Rc};
 
-use shard_format::{BatchSeq, FileNumber, Generation, Head, Lsn, MetadataEntry, SegmentEntry, Transform};
+use shard_format::{
+    BatchSeq, FileNumber, Generation, Head, Lsn, MetadataEntry, SegmentEntry, Transform,
+};
 
 pub use self::{
     files::{FileState, Files, FilesConfig, Found, Pinned, SpaceClass},
-    head::{HEADS, HeadPosition, HeadStart, Log, LogConfig, Ticket, head_index, write_footer},
+    head::{HEADS, HeadPosition, Log, LogConfig, Ticket, head_index, write_footer},
 };
 use crate::rt::Buf;
 
@@ -72,7 +74,10 @@ pub struct Segment {
 /// One record on its way to a head.
 pub enum Record {
     /// A command or version record of a placement group. `payload` is the encoded record.
-    Metadata { entry: MetadataEntry, payload: Vec<u8> },
+    Metadata {
+        entry: MetadataEntry,
+        payload: Vec<u8>,
+    },
     /// A record of the volume itself.
     Volume { payload: Vec<u8> },
     /// Consecutive segments of one shard. `data` holds their stored bytes back to back, each padded to a block.
@@ -110,8 +115,13 @@ pub struct DurableRecord {
 }
 
 pub enum DurableBody {
-    Metadata { entry: MetadataEntry, payload: Vec<u8> },
-    Volume { payload: Vec<u8> },
+    Metadata {
+        entry: MetadataEntry,
+        payload: Vec<u8>,
+    },
+    Volume {
+        payload: Vec<u8>,
+    },
     Segment(Segment),
 }
 

@@ -1,16 +1,11 @@
 //! The placement groups whose home is one volume: proposing, reading, leases, and giving back space.
 
-use std::{
-    cell::RefCell,
-    collections::BTreeMap,
-    rc::Rc,
-    time::Duration,
-};
+use std::{cell::RefCell, collections::BTreeMap, rc::Rc, time::Duration};
 
 use shard_format::{BucketId, Hlc, MetadataEntry, MetadataRecord, ObjectId, PgId};
 
 use super::{
-    machine::{self, GroupMachine},
+    machine::GroupMachine,
     register::{Place, Register, Slot, split_version_key},
     version::{BucketValue, VersionValue},
 };
@@ -49,7 +44,11 @@ pub struct Groups {
 
 impl Groups {
     pub fn new(volume: Volume, machine: Rc<GroupMachine>) -> Groups {
-        Groups { volume, machine, leases: RefCell::default() }
+        Groups {
+            volume,
+            machine,
+            leases: RefCell::default(),
+        }
     }
 
     pub fn volume(&self) -> &Volume {
@@ -61,7 +60,12 @@ impl Groups {
     /// # Errors
     /// `Full`, `ReadOnly`, `Suspect`, `Closed`: the command may or may not be found after a restart, and was not
     /// acknowledged. A refusal is an outcome, not an error: it is durable that nothing changed.
-    pub async fn propose(&self, pg: PgId, needs_space: bool, payload: Vec<u8>) -> Result<Outcome, VolumeError> {
+    pub async fn propose(
+        &self,
+        pg: PgId,
+        needs_space: bool,
+        payload: Vec<u8>,
+    ) -> Result<Outcome, VolumeError> {
         let mut outcomes = self.propose_all(vec![(pg, payload)], needs_space).await?;
         Ok(outcomes.pop().expect("one command, one outcome"))
     }
@@ -82,7 +86,13 @@ impl Groups {
         for (pg, payload) in commands {
             self.volume.check_group(pg)?;
             let origin = self.machine.stamp(pg, now);
-            stamped.push((MetadataEntry { origin, relocated: false }, payload));
+            stamped.push((
+                MetadataEntry {
+                    origin,
+                    relocated: false,
+                },
+                payload,
+            ));
         }
         let receivers = self.volume.commit(stamped);
         let mut outcomes = Vec::with_capacity(receivers.len());
@@ -93,12 +103,6 @@ impl Groups {
     }
 
     // ------------------------------------------------------------------------------------------- reading
-
-    /// Refuses what a fenced or suspect group must not answer. `Ok(false)`: the bucket is fenced.
-    fn open_for(&self, pg: PgId, bucket: BucketId) -> Result<bool, VolumeError> {
-        self.volume.check_group(pg)?;
-        Ok(!machine::fenced(&self.volume.view(), pg, bucket))
-    }
 
     /// The current version of a key, read whole; `Absent` if there is none. With `lease`, the object's shards stay
     /// until the lease is released or expires.
@@ -112,15 +116,19 @@ impl Groups {
         // The record may move between looking it up and reading it, but not twice in a row without bound: each move
         // is a reclaim of a whole file.
         for _ in 0..3 {
-            if !self.open_for(pg, bucket)? {
-                return Err(VolumeError::Refused(crate::volume::Refusal::Fenced));
-            }
+            // Fences are for writes: whether the bucket is there is for its name to say.
+            self.volume.check_group(pg)?;
             let store = self.volume.view();
-            let Some(current) = (Register::Version { bucket, key }).current(&store).filter(|c| c.present) else {
+            let Some(current) = (Register::Version { bucket, key })
+                .current(&store)
+                .filter(|c| c.present)
+            else {
                 return Err(VolumeError::Absent);
             };
             let Some(value) = VersionValue::decode(&current.slot.value) else {
-                return Err(VolumeError::Unreadable { what: "an entry of the versions table".into() });
+                return Err(VolumeError::Unreadable {
+                    what: "an entry of the versions table".into(),
+                });
             };
             if value.delete_marker {
                 return Err(VolumeError::Absent);
@@ -131,7 +139,12 @@ impl Groups {
             let hlc = current.slot.hlc;
             match self.read_place(&current.slot.place, bucket, key).await {
                 Ok((buf, at)) => {
-                    return Ok(ObjectRecord { buf, at, length: current.slot.place.extent.length as usize, hlc });
+                    return Ok(ObjectRecord {
+                        buf,
+                        at,
+                        length: current.slot.place.extent.length as usize,
+                        hlc,
+                    });
                 }
                 Err(e) => {
                     if lease && value.chunks > 0 {
@@ -144,7 +157,9 @@ impl Groups {
                 }
             }
         }
-        Err(VolumeError::Unreadable { what: "a record that keeps moving".into() })
+        Err(VolumeError::Unreadable {
+            what: "a record that keeps moving".into(),
+        })
     }
 
     /// Reads and verifies a put record: checksum, and that it is this key's.
@@ -167,7 +182,9 @@ impl Groups {
 
     pub fn bucket(&self, name: &str) -> Result<Option<BucketValue>, VolumeError> {
         self.volume.check_group(PgId::SYSTEM)?;
-        let current = Register::Bucket { name }.current(&self.volume.view()).filter(|c| c.present);
+        let current = Register::Bucket { name }
+            .current(&self.volume.view())
+            .filter(|c| c.present);
         Ok(current.and_then(|c| BucketValue::decode(&c.slot.value)))
     }
 
@@ -177,14 +194,19 @@ impl Groups {
         let mut all = Vec::new();
         let mut from = Vec::new();
         loop {
-            let end = self.volume.view().index.scan(Table::Buckets, &from, 1024, |k, v| {
-                if let (Ok(name), Some((_, _, _, value))) = (std::str::from_utf8(k), Slot::split(v))
-                    && let Some(b) = BucketValue::decode(value)
-                {
-                    all.push((name.to_owned(), b));
-                }
-                Step::Next
-            })?;
+            let end = self
+                .volume
+                .view()
+                .index
+                .scan(Table::Buckets, &from, 1024, |k, v| {
+                    if let (Ok(name), Some((_, _, _, value))) =
+                        (std::str::from_utf8(k), Slot::split(v))
+                        && let Some(b) = BucketValue::decode(value)
+                    {
+                        all.push((name.to_owned(), b));
+                    }
+                    Step::Next
+                })?;
             match end {
                 ScanEnd::Budget(next) => from = next,
                 _ => return Ok(all),
@@ -200,10 +222,14 @@ impl Groups {
         let mut from = prefix.to_vec();
         loop {
             let mut empty = true;
-            let end = self.volume.view().index.scan(Table::Versions, &from, 4096, |k, _| {
-                empty = !k.starts_with(&prefix);
-                Step::Stop
-            })?;
+            let end = self
+                .volume
+                .view()
+                .index
+                .scan(Table::Versions, &from, 4096, |k, _| {
+                    empty = !k.starts_with(&prefix);
+                    Step::Stop
+                })?;
             match end {
                 ScanEnd::Budget(next) => from = next,
                 _ => return Ok(empty),
@@ -213,11 +239,22 @@ impl Groups {
 
     // ------------------------------------------------------------------------------------------- leases
 
+    /// A new object id of a key of this group, by the group's clock, leased to its upload.
+    pub fn begin(&self, key_hash32: u32) -> ObjectId {
+        let hlc = self.machine.tick(rt::unix_ms());
+        let object = ObjectId::new(key_hash32, hlc, (rt::random_u64() as u32).to_be_bytes());
+        self.lease(object);
+        object
+    }
+
     /// Keeps the object's shards from being freed (and its upload from being taken for an orphan).
     pub fn lease(&self, object: ObjectId) {
         let expires = rt::now() + LEASE_TIME;
         let mut leases = self.leases.borrow_mut();
-        let lease = leases.entry(object).or_insert(Lease { holders: 0, expires });
+        let lease = leases.entry(object).or_insert(Lease {
+            holders: 0,
+            expires,
+        });
         lease.holders += 1;
         lease.expires = expires;
     }
@@ -254,15 +291,24 @@ impl Groups {
 
     /// Objects whose shards may be freed now, at most `max`.
     pub fn to_free(&self, max: usize) -> Result<Vec<ObjectId>, VolumeError> {
+        self.volume.check_all_groups()?;
         let mut ids = Vec::new();
         let mut from = Vec::new();
         loop {
-            let end = self.volume.view().index.scan(Table::Free, &from, 4096, |k, _| {
-                if let Some(id) = k.first_chunk::<16>() {
-                    ids.push(ObjectId(*id));
-                }
-                if ids.len() >= 4 * max { Step::Stop } else { Step::Next }
-            })?;
+            let end = self
+                .volume
+                .view()
+                .index
+                .scan(Table::Free, &from, 4096, |k, _| {
+                    if let Some(id) = k.first_chunk::<16>() {
+                        ids.push(ObjectId(*id));
+                    }
+                    if ids.len() >= 4 * max {
+                        Step::Stop
+                    } else {
+                        Step::Next
+                    }
+                })?;
             match end {
                 ScanEnd::Budget(next) => from = next,
                 _ => break,
@@ -280,12 +326,16 @@ impl Groups {
         objects: Vec<(PgId, ObjectId)>,
         age: Duration,
     ) -> Result<Vec<ObjectId>, VolumeError> {
+        self.volume.check_all_groups()?;
         let mut free = Vec::new();
         let now = rt::unix_ms();
         for (pg, object) in objects {
             self.volume.check_group(pg)?;
             let store = self.volume.view();
-            let known = store.index.get(Table::Objects, &object.0, |_| ())?.is_some();
+            let known = store
+                .index
+                .get(Table::Objects, &object.0, |_| ())?
+                .is_some();
             // On the free list: its turn comes.
             let listed = store.index.get(Table::Free, &object.0, |_| ())?.is_some();
             let young = object.hlc().ms() + age.as_millis() as u64 > now;
@@ -293,8 +343,10 @@ impl Groups {
                 continue;
             }
             let mut payload = Vec::new();
-            MetadataRecord::AbortObject { object }.encode(&mut payload).expect("an object id fits");
-            if crate::planted!("free-before-abort") || self.propose(pg, false, payload).await?.is_ok() {
+            MetadataRecord::AbortObject { object }
+                .encode(&mut payload)
+                .expect("an object id fits");
+            if self.propose(pg, false, payload).await?.is_ok() {
                 free.push(object);
             }
         }
@@ -312,17 +364,22 @@ impl Groups {
         let prefix = bucket.0.to_be_bytes();
         let mut from = prefix.to_vec();
         loop {
-            let end = self.volume.view().index.scan(Table::Versions, &from, 4096, |k, v| {
-                if !k.starts_with(&prefix) {
-                    return Step::Stop;
-                }
-                if let (Some((_, key, _)), Some((_, _, _, value))) = (split_version_key(k), Slot::split(v))
-                    && let Some(value) = VersionValue::access(value)
-                {
-                    all.push((key.to_vec(), value.size.to_native()));
-                }
-                Step::Next
-            })?;
+            let end = self
+                .volume
+                .view()
+                .index
+                .scan(Table::Versions, &from, 4096, |k, v| {
+                    if !k.starts_with(&prefix) {
+                        return Step::Stop;
+                    }
+                    if let (Some((_, key, _)), Some((_, _, _, value))) =
+                        (split_version_key(k), Slot::split(v))
+                        && let Some(value) = VersionValue::access(value)
+                    {
+                        all.push((key.to_vec(), value.size.to_native()));
+                    }
+                    Step::Next
+                })?;
             match end {
                 ScanEnd::Budget(next) => from = next,
                 _ => return Ok(all),

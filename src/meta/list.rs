@@ -33,7 +33,13 @@ pub struct ListQuery {
 /// An entry of a page, in order of its name.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Listed {
-    Object { key: Vec<u8>, size: u64, etag: EtagValue, modified_ms: u64, owner: String },
+    Object {
+        key: Vec<u8>,
+        size: u64,
+        etag: EtagValue,
+        modified_ms: u64,
+        owner: String,
+    },
     Prefix(Vec<u8>),
 }
 
@@ -56,7 +62,9 @@ pub struct Page {
 /// The common prefix a key rolls up into: prefix plus everything up to and including the delimiter.
 pub fn common_prefix<'a>(key: &'a [u8], prefix: &[u8], delimiter: &[u8]) -> Option<&'a [u8]> {
     let rest = key.strip_prefix(prefix)?;
-    let at = rest.windows(delimiter.len().max(1)).position(|w| w == delimiter)?;
+    let at = rest
+        .windows(delimiter.len().max(1))
+        .position(|w| w == delimiter)?;
     Some(&key[..prefix.len() + at + delimiter.len()])
 }
 
@@ -105,49 +113,70 @@ impl Groups {
             return Ok(page);
         }
         let end_of_prefix = successor(&query.prefix);
+        let mut steps = LIST_STEPS_PER_TURN;
         loop {
-            let end = self.volume().view().index.scan(Table::Versions, &from, LIST_STEPS_PER_TURN, |k, v| {
-                let Some((b, key, _)) = split_version_key(k).filter(|(b, ..)| *b == query.bucket) else {
-                    return Step::Stop;
-                };
-                if !key.starts_with(&query.prefix) {
-                    let past = end_of_prefix.as_ref().is_none_or(|e| key >= e.as_slice());
-                    return if past { Step::Stop } else { Step::Next };
-                }
-                if page.entries.len() == query.max {
-                    page.more = true;
-                    return Step::Stop;
-                }
-                if let Some(p) = delimiter.and_then(|d| common_prefix(key, &query.prefix, d)) {
-                    page.entries.push(Listed::Prefix(p.to_vec()));
-                    return match successor(p) {
-                        Some(next) => Step::Seek(with_bucket(&next)),
-                        None => Step::Stop,
+            let end = self
+                .volume()
+                .view()
+                .index
+                .scan(Table::Versions, &from, steps, |k, v| {
+                    let Some((_, key, _)) =
+                        split_version_key(k).filter(|(b, ..)| *b == query.bucket)
+                    else {
+                        return Step::Stop;
                     };
-                }
-                let value = Slot::split(v).and_then(|(.., value)| VersionValue::access(value));
-                if let Some(value) = value
-                    && !value.delete_marker
-                {
-                    page.entries.push(Listed::Object {
-                        key: key.to_vec(),
-                        size: value.size.to_native(),
-                        etag: match &value.etag {
-                            super::version::ArchivedEtagValue::Md5(b) => EtagValue::Md5(*b),
-                            super::version::ArchivedEtagValue::Text(t) => EtagValue::Text(t.to_string()),
-                            super::version::ArchivedEtagValue::None => EtagValue::None,
-                        },
-                        modified_ms: value.modified_ms.to_native(),
-                        owner: value.owner.to_string(),
-                    });
-                }
-                let _ = key_prefix;
-                let _ = b;
-                Step::Next
-            })?;
+                    if !key.starts_with(&query.prefix) {
+                        let past = end_of_prefix.as_ref().is_none_or(|e| key >= e.as_slice());
+                        return if past { Step::Stop } else { Step::Next };
+                    }
+                    if page.entries.len() == query.max {
+                        page.more = true;
+                        return Step::Stop;
+                    }
+                    if let Some(p) = delimiter.and_then(|d| common_prefix(key, &query.prefix, d)) {
+                        page.entries.push(Listed::Prefix(p.to_vec()));
+                        return match successor(p) {
+                            Some(next) => Step::Seek(with_bucket(&next)),
+                            None => Step::Stop,
+                        };
+                    }
+                    let value = Slot::split(v).and_then(|(.., value)| VersionValue::access(value));
+                    if let Some(value) = value
+                        && !value.delete_marker
+                    {
+                        page.entries.push(Listed::Object {
+                            key: key.to_vec(),
+                            size: value.size.to_native(),
+                            etag: match &value.etag {
+                                super::version::ArchivedEtagValue::Md5(b) => EtagValue::Md5(*b),
+                                super::version::ArchivedEtagValue::Text(t) => {
+                                    EtagValue::Text(t.to_string())
+                                }
+                                super::version::ArchivedEtagValue::None => EtagValue::None,
+                            },
+                            modified_ms: value.modified_ms.to_native(),
+                            owner: value.owner.to_string(),
+                        });
+                    }
+                    // Past older versions of the key, and past the markers of removed ones.
+                    let mut behind = with_bucket(key);
+                    behind.push(1);
+                    Step::Seek(behind)
+                })?;
             match end {
                 ScanEnd::Budget(next) => {
-                    from = next;
+                    // Resume at the key, not at its version: while we yield it may be overwritten, and its new version
+                    // sorts before the old one. A key whose markers use up a whole turn gets more of the next.
+                    let resume = match split_version_key(&next) {
+                        Some((bucket, key, _)) => key_prefix(bucket, key),
+                        None => next,
+                    };
+                    steps = if resume == from {
+                        steps * 2
+                    } else {
+                        LIST_STEPS_PER_TURN
+                    };
+                    from = resume;
                     rt::yield_now().await;
                 }
                 _ => return Ok(page),

@@ -15,7 +15,9 @@
 use std::cell::{Cell, RefCell};
 use std::collections::BTreeMap;
 
-use shard_format::{Condition, Hlc, MetadataEntry, MetadataRecord, ObjectId, Origin, PgId, PutVersion};
+use shard_format::{
+    Condition, Hlc, MetadataEntry, MetadataRecord, ObjectId, Origin, PgId, PutVersion,
+};
 
 use super::{
     register::{self, Current, Incoming, Merged, Place, Register},
@@ -38,12 +40,23 @@ pub struct GroupMachine {
 impl GroupMachine {
     /// Stamps the next command of a group: its index grows by one, its HLC is above every earlier one of this volume.
     pub fn stamp(&self, pg: PgId, unix_ms: u64) -> Origin {
-        let hlc = Hlc(Hlc::new(unix_ms, 0).0.max(self.last_hlc.get() + 1));
-        self.last_hlc.set(hlc.0);
+        let hlc = self.tick(unix_ms);
         let mut indexes = self.indexes.borrow_mut();
         let index = indexes.entry(pg).or_insert(0);
         *index += 1;
-        Origin { pg, index: *index, term: 1, hlc }
+        Origin {
+            pg,
+            index: *index,
+            term: 1,
+            hlc,
+        }
+    }
+
+    /// The next time of this volume's clock: now, or just above the last one.
+    pub fn tick(&self, unix_ms: u64) -> Hlc {
+        let hlc = Hlc(Hlc::new(unix_ms, 0).0.max(self.last_hlc.get() + 1));
+        self.last_hlc.set(hlc.0);
+        hlc
     }
 
     fn observe(&self, origin: &Origin) {
@@ -55,16 +68,15 @@ impl GroupMachine {
 }
 
 fn is_fenced(store: &Store<'_>, pg: PgId, bucket: shard_format::BucketId) -> bool {
-    Register::Fence { pg, bucket }.current(store).is_some_and(|c| c.slot.value == [1])
-}
-
-/// Whether a version in this index belongs to a fenced bucket, for reads.
-pub fn fenced(store: &Store<'_>, pg: PgId, bucket: shard_format::BucketId) -> bool {
-    is_fenced(store, pg, bucket)
+    Register::Fence { pg, bucket }
+        .current(store)
+        .is_some_and(|c| c.slot.value == [1])
 }
 
 fn check_condition(condition: &Condition<'_>, current: Option<&Current>) -> Result<(), Refusal> {
-    let version = current.filter(|c| c.present).and_then(|c| VersionValue::decode(&c.slot.value));
+    let version = current
+        .filter(|c| c.present)
+        .and_then(|c| VersionValue::decode(&c.slot.value));
     let version = version.filter(|v| !v.delete_marker);
     let holds = match (condition, &version) {
         (Condition::None, _) => true,
@@ -74,7 +86,11 @@ fn check_condition(condition: &Condition<'_>, current: Option<&Current>) -> Resu
         (Condition::IfNoneMatch(etag), Some(v)) => !v.etag.matches(etag),
         (Condition::IfNoneMatch(_), None) => true,
     };
-    if holds { Ok(()) } else { Err(Refusal::Condition) }
+    if holds {
+        Ok(())
+    } else {
+        Err(Refusal::Condition)
+    }
 }
 
 /// Object ids older than this, by the HLC of the command that names them, are refused: their abort record may be gone.
@@ -98,11 +114,20 @@ fn bury_object(store: &Store<'_>, object: ObjectId) {
 
 fn register_of<'a>(record: &MetadataRecord<'a>, pg: PgId) -> Option<Register<'a>> {
     match record {
-        MetadataRecord::PutVersion(p) => Some(Register::Version { bucket: p.bucket, key: p.key }),
-        MetadataRecord::DeleteVersion(d) => Some(Register::Version { bucket: d.bucket, key: d.key }),
+        MetadataRecord::PutVersion(p) => Some(Register::Version {
+            bucket: p.bucket,
+            key: p.key,
+        }),
+        MetadataRecord::DeleteVersion(d) => Some(Register::Version {
+            bucket: d.bucket,
+            key: d.key,
+        }),
         MetadataRecord::PutBucket(p) => Some(Register::Bucket { name: p.name }),
         MetadataRecord::DeleteBucket { name, .. } => Some(Register::Bucket { name }),
-        MetadataRecord::FenceBucket { bucket, .. } => Some(Register::Fence { pg, bucket: *bucket }),
+        MetadataRecord::FenceBucket { bucket, .. } => Some(Register::Fence {
+            pg,
+            bucket: *bucket,
+        }),
         MetadataRecord::AbortObject { object } => Some(Register::Aborted { object: *object }),
         MetadataRecord::FreeDone { .. } | MetadataRecord::NoOp => None,
     }
@@ -116,14 +141,21 @@ fn rule(store: &Store<'_>, record: &MetadataRecord<'_>, origin: &Origin) -> Resu
             if is_fenced(store, pg, put.bucket) {
                 return Err(Refusal::Fenced);
             }
-            let aborted = Register::Aborted { object: put.object }.current(store).is_some();
-            if aborted || too_old(put.object, origin.hlc) {
+            // Only an object with shards can have been taken for an orphan.
+            let aborted = Register::Aborted { object: put.object }
+                .current(store)
+                .is_some();
+            if chunked(put) && (aborted || too_old(put.object, origin.hlc)) {
                 return Err(Refusal::Aborted);
             }
             if put.condition == Condition::None {
                 return Ok(());
             }
-            let current = Register::Version { bucket: put.bucket, key: put.key }.current(store);
+            let current = Register::Version {
+                bucket: put.bucket,
+                key: put.key,
+            }
+            .current(store);
             check_condition(&put.condition, current.as_ref())
         }
         MetadataRecord::DeleteVersion(delete) => {
@@ -133,23 +165,34 @@ fn rule(store: &Store<'_>, record: &MetadataRecord<'_>, origin: &Origin) -> Resu
             if delete.condition == Condition::None {
                 return Ok(());
             }
-            let current = Register::Version { bucket: delete.bucket, key: delete.key }.current(store);
+            let current = Register::Version {
+                bucket: delete.bucket,
+                key: delete.key,
+            }
+            .current(store);
             check_condition(&delete.condition, current.as_ref())
         }
-        MetadataRecord::PutBucket(put) => match (Register::Bucket { name: put.name }).current(store) {
-            Some(c) if c.present => match BucketValue::decode(&c.slot.value) {
-                Some(b) if b.id != put.bucket.0 => Err(Refusal::Exists(shard_format::BucketId(b.id))),
+        MetadataRecord::PutBucket(put) => {
+            match (Register::Bucket { name: put.name }).current(store) {
+                Some(c) if c.present => match BucketValue::decode(&c.slot.value) {
+                    Some(b) if b.id != put.bucket.0 => {
+                        Err(Refusal::Exists(shard_format::BucketId(b.id)))
+                    }
+                    _ => Ok(()),
+                },
                 _ => Ok(()),
-            },
-            _ => Ok(()),
-        },
-        MetadataRecord::DeleteBucket { name, bucket } => match (Register::Bucket { name }).current(store) {
-            Some(c) if c.present => match BucketValue::decode(&c.slot.value) {
-                Some(b) if b.id == bucket.0 => Ok(()),
+            }
+        }
+        MetadataRecord::DeleteBucket { name, bucket } => {
+            match (Register::Bucket { name }).current(store) {
+                Some(c) if c.present => match BucketValue::decode(&c.slot.value) {
+                    // Only what is being deleted: whoever made it active again has lifted the fences.
+                    Some(b) if b.id == bucket.0 && b.deleting => Ok(()),
+                    _ => Err(Refusal::Missing),
+                },
                 _ => Err(Refusal::Missing),
-            },
-            _ => Err(Refusal::Missing),
-        },
+            }
+        }
         // An object that a version names is not an orphan.
         MetadataRecord::AbortObject { object } => {
             match store.index.get(Table::Objects, &object.0, |_| ()) {
@@ -157,7 +200,9 @@ fn rule(store: &Store<'_>, record: &MetadataRecord<'_>, origin: &Origin) -> Resu
                 _ => Err(Refusal::Condition),
             }
         }
-        MetadataRecord::FenceBucket { .. } | MetadataRecord::FreeDone { .. } | MetadataRecord::NoOp => Ok(()),
+        MetadataRecord::FenceBucket { .. }
+        | MetadataRecord::FreeDone { .. }
+        | MetadataRecord::NoOp => Ok(()),
     }
 }
 
@@ -181,12 +226,16 @@ impl Machine for GroupMachine {
         self.observe(origin);
         // The payload's checksum was right, so this is a record of another format: opening a store of a newer format
         // is refused before it comes here.
-        let Ok(record) = MetadataRecord::decode(applied.payload) else { return Err(Refusal::Missing) };
+        let Ok(record) = MetadataRecord::decode(applied.payload) else {
+            return Err(Refusal::Missing);
+        };
         if let MetadataRecord::FreeDone { object } = record {
             store.index.remove(Table::Free, &object.0);
             return Ok(());
         }
-        let Some(register) = register_of(&record, origin.pg) else { return Ok(()) };
+        let Some(register) = register_of(&record, origin.pg) else {
+            return Ok(());
+        };
         let generation = applied.extent.generation;
         let verdict = match applied.ruling {
             Ruling::Accepted => Ok(()),
@@ -202,11 +251,22 @@ impl Machine for GroupMachine {
             }
             return Err(refusal);
         }
-        let place = Place { extent: applied.extent, lsn: applied.lsn, crc: shard_format::crc32c(applied.payload) };
-        let incoming =
-            Incoming { hlc: origin.hlc, place, value: value_of(&record), relocated: applied.entry.relocated };
+        let place = Place {
+            extent: applied.extent,
+            lsn: applied.lsn,
+            crc: shard_format::crc32c(applied.payload),
+        };
+        let incoming = Incoming {
+            hlc: origin.hlc,
+            place,
+            value: value_of(&record),
+            relocated: applied.entry.relocated,
+        };
         // Deleting what is not there leaves nothing to remember, unless older records may still come (replay).
-        let absent = matches!(record, MetadataRecord::DeleteVersion(_) | MetadataRecord::DeleteBucket { .. });
+        let absent = matches!(
+            record,
+            MetadataRecord::DeleteVersion(_) | MetadataRecord::DeleteBucket { .. }
+        );
         if absent && applied.ruling == Ruling::Evaluate && register.current(store).is_none() {
             return Ok(());
         }
@@ -232,9 +292,19 @@ impl Machine for GroupMachine {
         Ok(())
     }
 
-    fn liveness(&self, store: &Store<'_>, payload: &[u8], entry: &MetadataEntry, extent: &Extent) -> Liveness {
-        let Ok(record) = MetadataRecord::decode(payload) else { return Liveness::Live };
-        let Some(register) = register_of(&record, entry.origin.pg) else { return Liveness::Dead };
+    fn liveness(
+        &self,
+        store: &Store<'_>,
+        payload: &[u8],
+        entry: &MetadataEntry,
+        extent: &Extent,
+    ) -> Liveness {
+        let Ok(record) = MetadataRecord::decode(payload) else {
+            return Liveness::Live;
+        };
+        let Some(register) = register_of(&record, entry.origin.pg) else {
+            return Liveness::Dead;
+        };
         match register.current(store) {
             Some(c) if c.slot.place.extent == *extent => {
                 if c.present {
@@ -268,8 +338,11 @@ impl Machine for GroupMachine {
     }
 
     fn restore(&self, snapshot: &[u8]) {
-        let Some((hlc, rows)) = snapshot.split_first_chunk::<8>() else { return };
-        self.last_hlc.set(self.last_hlc.get().max(u64::from_le_bytes(*hlc)));
+        let Some((hlc, rows)) = snapshot.split_first_chunk::<8>() else {
+            return;
+        };
+        self.last_hlc
+            .set(self.last_hlc.get().max(u64::from_le_bytes(*hlc)));
         let mut indexes = self.indexes.borrow_mut();
         for row in rows.chunks_exact(10) {
             let pg = PgId(u16::from_le_bytes(row[..2].try_into().expect("2 bytes")));
@@ -281,8 +354,15 @@ impl Machine for GroupMachine {
 
 impl GroupMachine {
     /// An abort is remembered as long as a put of its object id could still be accepted.
-    fn aborted_liveness(&self, store: &Store<'_>, record: &MetadataRecord<'_>, entry: &MetadataEntry) -> Liveness {
-        let MetadataRecord::AbortObject { object } = record else { return Liveness::Live };
+    fn aborted_liveness(
+        &self,
+        store: &Store<'_>,
+        record: &MetadataRecord<'_>,
+        entry: &MetadataEntry,
+    ) -> Liveness {
+        let MetadataRecord::AbortObject { object } = record else {
+            return Liveness::Live;
+        };
         let _ = entry;
         if too_old(*object, Hlc(self.last_hlc.get())) {
             store.index.remove(Table::Aborted, &object.0);
@@ -291,4 +371,3 @@ impl GroupMachine {
         Liveness::Live
     }
 }
-

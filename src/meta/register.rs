@@ -70,7 +70,9 @@ impl Slot {
         if bytes.len() < SLOT_FIXED {
             return None;
         }
-        let count = usize::from(u16::from_le_bytes(bytes[40..42].try_into().expect("2 bytes")));
+        let count = usize::from(u16::from_le_bytes(
+            bytes[40..42].try_into().expect("2 bytes"),
+        ));
         let (shadows, value) = bytes[SLOT_FIXED..].split_at_checked(count * 8)?;
         let extent = Extent {
             file: FileNumber(u32_at(8)),
@@ -78,14 +80,30 @@ impl Slot {
             offset: u32_at(20),
             length: u32_at(24),
         };
-        Some((Hlc(u64_at(0)), Place { extent, lsn: Lsn(u64_at(28)), crc: u32_at(36) }, shadows, value))
+        Some((
+            Hlc(u64_at(0)),
+            Place {
+                extent,
+                lsn: Lsn(u64_at(28)),
+                crc: u32_at(36),
+            },
+            shadows,
+            value,
+        ))
     }
 
     pub fn decode(bytes: &[u8]) -> Option<Slot> {
         let (hlc, place, shadows, value) = Slot::split(bytes)?;
-        let shadows =
-            shadows.chunks_exact(8).map(|c| Generation(u64::from_le_bytes(c.try_into().expect("8 bytes")))).collect();
-        Some(Slot { hlc, place, shadows, value: value.to_vec() })
+        let shadows = shadows
+            .chunks_exact(8)
+            .map(|c| Generation(u64::from_le_bytes(c.try_into().expect("8 bytes"))))
+            .collect();
+        Some(Slot {
+            hlc,
+            place,
+            shadows,
+            value: value.to_vec(),
+        })
     }
 }
 
@@ -120,7 +138,11 @@ pub fn split_version_key(k: &[u8]) -> Option<(BucketId, &[u8], Hlc)> {
     let (bucket, rest) = k.split_first_chunk::<8>()?;
     let (rest, hlc) = rest.split_last_chunk::<8>()?;
     let (zero, key) = rest.split_last()?;
-    (*zero == 0).then_some((BucketId(u64::from_be_bytes(*bucket)), key, Hlc(!u64::from_be_bytes(*hlc))))
+    (*zero == 0).then_some((
+        BucketId(u64::from_be_bytes(*bucket)),
+        key,
+        Hlc(!u64::from_be_bytes(*hlc)),
+    ))
 }
 
 const TOMB_VERSION: u8 = 1;
@@ -159,26 +181,46 @@ impl Register<'_> {
                 let prefix = key_prefix(*bucket, key);
                 let mut found = None;
                 // The null version is the only one yet; versioned buckets will look past the others here.
-                let _ = store.index.scan(Table::Versions, &prefix, usize::MAX, |k, v| {
-                    if k.starts_with(&prefix) && k.len() == prefix.len() + 8 {
-                        found = Slot::decode(v).map(|slot| (k.to_vec(), slot));
-                    }
-                    Step::Stop
-                });
+                let _ = store
+                    .index
+                    .scan(Table::Versions, &prefix, usize::MAX, |k, v| {
+                        if k.starts_with(&prefix) && k.len() == prefix.len() + 8 {
+                            found = Slot::decode(v).map(|slot| (k.to_vec(), slot));
+                        }
+                        Step::Stop
+                    });
                 found
             }
             _ => {
                 let (table, key) = self.present_key(Hlc(0));
-                let slot = store.index.get(table, &key, Slot::decode).ok().flatten().flatten();
+                let slot = store
+                    .index
+                    .get(table, &key, Slot::decode)
+                    .ok()
+                    .flatten()
+                    .flatten();
                 slot.map(|slot| (key, slot))
             }
         };
         if let Some((key, slot)) = present {
-            return Some(Current { present: true, key, slot });
+            return Some(Current {
+                present: true,
+                key,
+                slot,
+            });
         }
         let key = self.tombstone_key()?;
-        let slot = store.index.get(Table::Tombstones, &key, Slot::decode).ok().flatten().flatten()?;
-        Some(Current { present: false, key, slot })
+        let slot = store
+            .index
+            .get(Table::Tombstones, &key, Slot::decode)
+            .ok()
+            .flatten()
+            .flatten()?;
+        Some(Current {
+            present: false,
+            key,
+            slot,
+        })
     }
 }
 
@@ -216,7 +258,11 @@ pub enum Merged {
 }
 
 fn table_of(register: &Register<'_>, present: bool) -> Table {
-    if present { register.present_key(Hlc(0)).0 } else { Table::Tombstones }
+    if present {
+        register.present_key(Hlc(0)).0
+    } else {
+        Table::Tombstones
+    }
 }
 
 fn with_shadow(store: &Store<'_>, slot: &mut Slot, generation: Generation) {
@@ -237,7 +283,9 @@ pub fn merge(store: &Store<'_>, register: &Register<'_>, incoming: Incoming) -> 
         return Merged::Won(None);
     };
     let outranks = incoming.hlc > current.slot.hlc
-        || (crate::planted!("relocated-outranks") && incoming.relocated && incoming.hlc != current.slot.hlc);
+        || (crate::planted!("relocated-outranks")
+            && incoming.relocated
+            && incoming.hlc != current.slot.hlc);
     let table = table_of(register, current.present);
     if outranks {
         store.index.remove(table, &current.key);
@@ -280,7 +328,12 @@ fn add_shadow(store: &Store<'_>, table: Table, current: &mut Current, generation
     }
 }
 
-fn insert(store: &Store<'_>, register: &Register<'_>, incoming: Incoming, shadows: Vec<Generation>) {
+fn insert(
+    store: &Store<'_>,
+    register: &Register<'_>,
+    incoming: Incoming,
+    shadows: Vec<Generation>,
+) {
     let present = incoming.value.is_some();
     let mut slot = Slot {
         hlc: incoming.hlc,
@@ -305,10 +358,18 @@ fn insert(store: &Store<'_>, register: &Register<'_>, incoming: Incoming, shadow
 
 /// Removes a tombstone that shadows nothing any more. `going` is a file about to be freed together with it.
 /// Returns whether the register is (now) without a tombstone.
-pub fn drop_needless_tombstone(store: &Store<'_>, register: &Register<'_>, going: Option<Generation>) -> bool {
+pub fn drop_needless_tombstone(
+    store: &Store<'_>,
+    register: &Register<'_>,
+    going: Option<Generation>,
+) -> bool {
     match register.current(store) {
         Some(current) if !current.present => {
-            let needed = current.slot.shadows.iter().any(|g| Some(*g) != going && store.files.holds(*g));
+            let needed = current
+                .slot
+                .shadows
+                .iter()
+                .any(|g| Some(*g) != going && store.files.holds(*g));
             if needed && !crate::planted!("drop-tombstone-early") {
                 return false;
             }

@@ -59,7 +59,10 @@ impl VersionValue {
             modified_ms: put.modified_ms,
             etag: EtagValue::of(&put.etag),
             owner: put.owner.to_owned(),
-            storage_class: put.fields.storage_class.map(|s| String::from_utf8_lossy(s).into_owned()),
+            storage_class: put
+                .fields
+                .storage_class
+                .map(|s| String::from_utf8_lossy(s).into_owned()),
             delete_marker: matches!(put.body, Body::DeleteMarker),
             chunks: match put.body {
                 Body::Chunks(n) => n,
@@ -73,7 +76,9 @@ impl VersionValue {
     }
 
     pub fn encode(&self) -> Vec<u8> {
-        rkyv::to_bytes::<rancor::Error>(self).expect("plain data serialises").to_vec()
+        rkyv::to_bytes::<rancor::Error>(self)
+            .expect("plain data serialises")
+            .to_vec()
     }
 
     /// The archived value in place. `None` if the bytes are not one.
@@ -108,7 +113,9 @@ impl BucketValue {
     }
 
     pub fn encode(&self) -> Vec<u8> {
-        rkyv::to_bytes::<rancor::Error>(self).expect("plain data serialises").to_vec()
+        rkyv::to_bytes::<rancor::Error>(self)
+            .expect("plain data serialises")
+            .to_vec()
     }
 
     pub fn decode(bytes: &[u8]) -> Option<BucketValue> {

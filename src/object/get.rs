@@ -8,8 +8,8 @@ use std::collections::VecDeque;
 
 use futures_util::{StreamExt, stream::FuturesOrdered};
 use shard_format::{
-    CHUNK_SIZE, ChunkIndex, Etag as FormatEtag, MetadataRecord, ObjectId, PutVersion, Role, SEGMENT_SIZE,
-    SegmentIndex,
+    CHUNK_SIZE, ChunkIndex, Etag as FormatEtag, MetadataRecord, ObjectId, PutVersion, Role,
+    SEGMENT_SIZE, SegmentIndex,
 };
 
 use super::{BucketInfo, Etag, ObjectHeaders, ObjectInfo, ReadObject, Store, StoreError};
@@ -22,7 +22,9 @@ use crate::{
 };
 
 fn unreadable(what: &str) -> StoreError {
-    StoreError::Unreadable { what: what.to_owned() }
+    StoreError::Unreadable {
+        what: what.to_owned(),
+    }
 }
 
 fn text(bytes: Option<&[u8]>) -> Option<String> {
@@ -49,7 +51,10 @@ fn info_of(put: &PutVersion<'_>) -> ObjectInfo {
                 .user_metadata
                 .iter()
                 .map(|(n, v)| {
-                    (String::from_utf8_lossy(n).into_owned(), String::from_utf8_lossy(v).into_owned())
+                    (
+                        String::from_utf8_lossy(n).into_owned(),
+                        String::from_utf8_lossy(v).into_owned(),
+                    )
                 })
                 .collect(),
             owner: put.owner.to_owned(),
@@ -68,14 +73,25 @@ struct Lease {
 
 impl Drop for Lease {
     fn drop(&mut self) {
-        self.store.link().tell(self.home, Request::Release { object: self.object });
+        self.store.link().tell(
+            self.home,
+            Request::Release {
+                object: self.object,
+            },
+        );
     }
 }
 
 enum Source {
     /// The record itself; the body is at this range of it.
-    Inline { record: ObjectRecord, start: usize },
-    Chunks { object: ObjectId, lease: Lease },
+    Inline {
+        record: ObjectRecord,
+        start: usize,
+    },
+    Chunks {
+        object: ObjectId,
+        lease: Lease,
+    },
 }
 
 type Fetch = std::pin::Pin<Box<dyn Future<Output = Result<(Buf, usize, usize), VolumeError>>>>;
@@ -93,16 +109,30 @@ pub struct Reader {
 }
 
 impl Store {
-    async fn read_record(&self, bucket: &BucketInfo, key: &[u8], lease: bool) -> Result<ObjectRecord, StoreError> {
+    async fn read_record(
+        &self,
+        bucket: &BucketInfo,
+        key: &[u8],
+        lease: bool,
+    ) -> Result<ObjectRecord, StoreError> {
         let pg = self.group(bucket.id, key);
-        let request = Request::Read { pg, bucket: bucket.id, key: key.to_vec(), lease };
+        let request = Request::Read {
+            pg,
+            bucket: bucket.id,
+            key: key.to_vec(),
+            lease,
+        };
         match self.link().call(self.home(pg), request).await? {
             Reply::Record(record) => Ok(record),
             _ => unreachable!("a read has a record"),
         }
     }
 
-    pub(super) async fn head_object(&self, bucket: &BucketInfo, key: &[u8]) -> Result<ObjectInfo, StoreError> {
+    pub(super) async fn head_object(
+        &self,
+        bucket: &BucketInfo,
+        key: &[u8],
+    ) -> Result<ObjectInfo, StoreError> {
         let record = self.read_record(bucket, key, false).await?;
         match MetadataRecord::decode(record.bytes()) {
             Ok(MetadataRecord::PutVersion(put)) => Ok(info_of(&put)),
@@ -110,7 +140,11 @@ impl Store {
         }
     }
 
-    pub(super) async fn get_object(&self, bucket: &BucketInfo, key: &[u8]) -> Result<Reader, StoreError> {
+    pub(super) async fn get_object(
+        &self,
+        bucket: &BucketInfo,
+        key: &[u8],
+    ) -> Result<Reader, StoreError> {
         let record = self.read_record(bucket, key, true).await?;
         let (info, source) = match MetadataRecord::decode(record.bytes()) {
             Ok(MetadataRecord::PutVersion(put)) => {
@@ -124,7 +158,12 @@ impl Store {
                     shard_format::Body::Chunks(_) => {
                         let home = self.home(self.group(bucket.id, key));
                         let object = put.object;
-                        let lease = Lease { store: self.clone(), home, object, renewed: rt::now() };
+                        let lease = Lease {
+                            store: self.clone(),
+                            home,
+                            object,
+                            renewed: rt::now(),
+                        };
                         (info, Source::Chunks { object, lease })
                     }
                     shard_format::Body::DeleteMarker => return Err(StoreError::NoSuchKey),
@@ -168,7 +207,11 @@ impl Store {
         let wanted = (skip as u64 + (end - offset)).div_ceil(SEGMENT_SIZE as u64) as usize;
         let segments_max = wanted.min(left_in_run) as u16;
         let request = Request::Fetch {
-            shard: Shard { object, chunk, role: Role(0) },
+            shard: Shard {
+                object,
+                chunk,
+                role: Role(0),
+            },
             segment: SegmentIndex(segment as u16),
             segments_max,
         };
@@ -178,9 +221,13 @@ impl Store {
                 let stop = f.data.len().min(skip + (end - offset) as usize);
                 Ok((f.data, skip, stop))
             }
-            Ok(_) => Err(VolumeError::Unreadable { what: format!("part of object {object}") }),
+            Ok(_) => Err(VolumeError::Unreadable {
+                what: format!("part of object {object}"),
+            }),
             // A version names these bytes, so they are not absent but lost from sight.
-            Err(VolumeError::Absent) => Err(VolumeError::Unreadable { what: format!("shard of object {object}") }),
+            Err(VolumeError::Absent) => Err(VolumeError::Unreadable {
+                what: format!("shard of object {object}"),
+            }),
             Err(e) => Err(e),
         }
     }
@@ -245,4 +292,3 @@ impl ReadObject for Reader {
         }
     }
 }
-

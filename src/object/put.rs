@@ -5,15 +5,17 @@ use std::collections::BTreeSet;
 use futures_util::{StreamExt, future::join_all, stream::FuturesUnordered};
 use md5::{Digest, Md5};
 use shard_format::{
-    BLOCK_SIZE, BucketId, CHUNK_SIZE, ChunkIndex, Condition, Etag as FormatEtag, ObjectId, PutVersion, Role, SEGMENT_SIZE,
-    Scheme, SegmentEntry, SegmentIdentity, SegmentIndex, Transform, VersionFields, VersionId, segment_crc,
+    BLOCK_SIZE, BucketId, CHUNK_SIZE, ChunkIndex, Condition, Etag as FormatEtag, ObjectId,
+    PutVersion, Role, SEGMENT_SIZE, Scheme, SegmentEntry, SegmentIdentity, SegmentIndex, Transform,
+    VersionFields, VersionId, segment_crc,
 };
 
 use super::{Body, BucketInfo, Etag, ObjectHeaders, PutDone, Store, StoreError};
 use crate::{
     limits::{INLINE_BODY_MAX, STORE_BYTES_MAX, STORES_IN_FLIGHT},
-    link::Request,
+    link::{Reply, Request},
     log::Segment,
+    placement::key_hash32,
     rt::{self, Buf},
 };
 
@@ -59,7 +61,8 @@ impl Store {
         let etag: [u8; 16] = Md5::digest(&buf[..]).into();
         let object = self.new_object_id(bucket, key);
         let version = shard_format::Body::Inline(&buf[..]);
-        self.commit_put(bucket, key, headers, object, size as u64, etag, version).await
+        self.commit_put(bucket, key, headers, object, size as u64, etag, version)
+            .await
     }
 
     async fn put_chunked<B: Body>(
@@ -70,17 +73,22 @@ impl Store {
         body: &mut B,
     ) -> Result<PutDone, StoreError> {
         let size = body.length();
-        let object = self.new_object_id(bucket, key);
         let home = self.home(self.group(bucket, key));
         // Until the commit the object is nobody's: the lease tells its group that an upload holds it.
-        self.link().call(home, Request::Lease { object }).await?;
+        let begin = Request::Begin {
+            key_hash32: key_hash32(bucket, key),
+        };
+        let Reply::Begun(object) = self.link().call(home, begin).await? else {
+            unreachable!("a beginning has an object id")
+        };
         let mut volumes = BTreeSet::new();
         let stored = self.store_body(object, body, &mut volumes).await;
         let result = match stored {
             Ok(etag) => {
                 let chunks = size.div_ceil(CHUNK_SIZE as u64) as u32;
                 let version = shard_format::Body::Chunks(chunks);
-                self.commit_put(bucket, key, headers, object, size, etag, version).await
+                self.commit_put(bucket, key, headers, object, size, etag, version)
+                    .await
             }
             Err(e) => {
                 // Nothing was proposed, so nobody will ever name these shards.
@@ -129,7 +137,13 @@ impl Store {
                 let done: Result<_, crate::volume::VolumeError> = done;
                 done?;
             }
-            in_flight.push(link.call(volume, Request::Store { segments, data: buf }));
+            in_flight.push(link.call(
+                volume,
+                Request::Store {
+                    segments,
+                    data: buf,
+                },
+            ));
             offset += want as u64;
             self.keep_lease(object, &mut renewed);
         }
@@ -144,16 +158,31 @@ impl Store {
         Ok(md5.finalize().into())
     }
 
-    fn describe(&self, object: ObjectId, chunk: ChunkIndex, first: usize, bytes: &[u8]) -> Vec<Segment> {
+    fn describe(
+        &self,
+        object: ObjectId,
+        chunk: ChunkIndex,
+        first: usize,
+        bytes: &[u8],
+    ) -> Vec<Segment> {
         let epoch = self.link().map().epoch;
         bytes
             .chunks(SEGMENT_SIZE)
             .enumerate()
             .map(|(i, stored)| {
                 let segment = SegmentIndex((first + i) as u16);
-                let identity = SegmentIdentity { object, chunk, segment, role: Role(0) };
+                let identity = SegmentIdentity {
+                    object,
+                    chunk,
+                    segment,
+                    role: Role(0),
+                };
                 Segment {
-                    entry: SegmentEntry { identity, scheme: Scheme::PLAIN, epoch },
+                    entry: SegmentEntry {
+                        identity,
+                        scheme: Scheme::PLAIN,
+                        epoch,
+                    },
                     transform: Transform::None,
                     logical_len: stored.len() as u32,
                     stored_len: stored.len() as u32,
@@ -197,13 +226,18 @@ impl Store {
                 content_disposition: bytes(&headers.content_disposition),
                 cache_control: bytes(&headers.cache_control),
                 expires: bytes(&headers.expires),
-                user_metadata: headers.user.iter().map(|(n, v)| (n.as_bytes(), v.as_bytes())).collect(),
+                user_metadata: headers
+                    .user
+                    .iter()
+                    .map(|(n, v)| (n.as_bytes(), v.as_bytes()))
+                    .collect(),
                 storage_class: bytes(&headers.storage_class),
                 ..VersionFields::default()
             },
         };
         let pg = self.group(bucket, key);
-        self.propose(pg, &shard_format::MetadataRecord::PutVersion(put), true).await??;
+        self.propose(pg, &shard_format::MetadataRecord::PutVersion(put), true)
+            .await??;
         Ok(PutDone { etag: Etag(etag) })
     }
 }

@@ -6,8 +6,8 @@ use futures_util::future::join_all;
 use shard_format::{BucketId, Hlc, MetadataRecord, ObjectId, PgId};
 
 use super::{
-    Body, BucketInfo, Etag, ListEntry, ListPage, ListRequest, ListedObject, ObjectHeaders, ObjectInfo, ObjectStore,
-    PutDone, Reader, StoreError,
+    Body, BucketInfo, Etag, ListEntry, ListPage, ListRequest, ListedObject, ObjectHeaders,
+    ObjectInfo, ObjectStore, PutDone, Reader, StoreError,
 };
 use crate::{
     limits::LIST_KEYS_MAX,
@@ -27,7 +27,9 @@ impl From<VolumeError> for StoreError {
             VolumeError::ReadOnly { reason } => StoreError::ReadOnly { reason },
             VolumeError::Suspect { reason } => StoreError::Unavailable { reason },
             VolumeError::Refused(refusal) => refusal.into(),
-            VolumeError::Closed => StoreError::Unavailable { reason: "shutting down".into() },
+            VolumeError::Closed => StoreError::Unavailable {
+                reason: "shutting down".into(),
+            },
         }
     }
 }
@@ -38,7 +40,9 @@ impl From<Refusal> for StoreError {
             Refusal::Fenced => StoreError::NoSuchBucket,
             Refusal::Condition => StoreError::PreconditionFailed,
             Refusal::Missing => StoreError::NoSuchBucket,
-            Refusal::Aborted => StoreError::Unavailable { reason: "the upload took too long".into() },
+            Refusal::Aborted => StoreError::Unavailable {
+                reason: "the upload took too long".into(),
+            },
             Refusal::Exists(_) => StoreError::BucketBusy,
         }
     }
@@ -57,7 +61,11 @@ pub struct Store(Rc<Inner>);
 
 impl Store {
     pub fn new(link: Link) -> Store {
-        Store(Rc::new(Inner { link, last_hlc: Cell::new(0), draining: Cell::new(false) }))
+        Store(Rc::new(Inner {
+            link,
+            last_hlc: Cell::new(0),
+            draining: Cell::new(false),
+        }))
     }
 
     pub fn link(&self) -> &Link {
@@ -93,7 +101,9 @@ impl Store {
         needs_space: bool,
     ) -> Result<Outcome, StoreError> {
         let mut payload = Vec::new();
-        record.encode(&mut payload).map_err(|_| StoreError::TooLarge)?;
+        record
+            .encode(&mut payload)
+            .map_err(|_| StoreError::TooLarge)?;
         self.propose_encoded(pg, payload, needs_space).await
     }
 
@@ -104,13 +114,28 @@ impl Store {
         needs_space: bool,
     ) -> Result<Outcome, StoreError> {
         let commands = vec![(pg, payload)];
-        match self.0.link.call(self.home(pg), Request::Propose { commands, needs_space }).await? {
+        match self
+            .0
+            .link
+            .call(
+                self.home(pg),
+                Request::Propose {
+                    commands,
+                    needs_space,
+                },
+            )
+            .await?
+        {
             Reply::Outcomes(mut outcomes) => Ok(outcomes.pop().expect("one command, one outcome")),
             _ => unreachable!("a proposal has outcomes"),
         }
     }
 
-    async fn list_page(&self, bucket: &BucketInfo, request: ListRequest) -> Result<ListPage, StoreError> {
+    async fn list_page(
+        &self,
+        bucket: &BucketInfo,
+        request: ListRequest,
+    ) -> Result<ListPage, StoreError> {
         let max = request.max_keys.min(LIST_KEYS_MAX);
         let query = ListQuery {
             bucket: bucket.id,
@@ -120,7 +145,11 @@ impl Store {
             max,
         };
         let link = &self.0.link;
-        let shares = join_all(link.volumes().map(|v| link.call(v, Request::List(query.clone())))).await;
+        let shares = join_all(
+            link.volumes()
+                .map(|v| link.call(v, Request::List(query.clone()))),
+        )
+        .await;
         let mut pages = Vec::with_capacity(shares.len());
         for share in shares {
             match share? {
@@ -129,12 +158,21 @@ impl Store {
             }
         }
         let (entries, truncated) = merge_pages(pages, max);
-        let next_after = entries.last().map(|e| e.name().to_vec()).unwrap_or_default();
+        let next_after = entries
+            .last()
+            .map(|e| e.name().to_vec())
+            .unwrap_or_default();
         let entries = entries
             .into_iter()
             .map(|e| match e {
                 Listed::Prefix(p) => ListEntry::Prefix(p),
-                Listed::Object { key, size, etag, modified_ms, owner } => ListEntry::Object(ListedObject {
+                Listed::Object {
+                    key,
+                    size,
+                    etag,
+                    modified_ms,
+                    owner,
+                } => ListEntry::Object(ListedObject {
                     key,
                     size,
                     etag: etag_of(&etag),
@@ -144,7 +182,11 @@ impl Store {
                 }),
             })
             .collect();
-        Ok(ListPage { entries, truncated, next_after })
+        Ok(ListPage {
+            entries,
+            truncated,
+            next_after,
+        })
     }
 }
 
@@ -161,7 +203,9 @@ fn merge_pages(pages: Vec<Page>, max: usize) -> (Vec<Listed>, bool) {
     let more = pages.iter().any(|p| p.more);
     let mut all: Vec<Listed> = pages.into_iter().flat_map(|p| p.entries).collect();
     all.sort_by(|a, b| a.name().cmp(b.name()));
-    all.dedup_by(|a, b| matches!((&a, &b), (Listed::Prefix(_), Listed::Prefix(_))) && a.name() == b.name());
+    all.dedup_by(|a, b| {
+        matches!((&a, &b), (Listed::Prefix(_), Listed::Prefix(_))) && a.name() == b.name()
+    });
     let truncated = all.len() > max || (more && max > 0);
     all.truncate(max);
     (all, truncated)
@@ -170,7 +214,12 @@ fn merge_pages(pages: Vec<Page>, max: usize) -> (Vec<Listed>, bool) {
 impl ObjectStore for Store {
     type Reader = Reader;
 
-    async fn create_bucket(&self, name: &str, owner: &str, region: &str) -> Result<BucketInfo, StoreError> {
+    async fn create_bucket(
+        &self,
+        name: &str,
+        owner: &str,
+        region: &str,
+    ) -> Result<BucketInfo, StoreError> {
         self.make_bucket(name, owner, region).await
     }
 
@@ -215,7 +264,11 @@ impl ObjectStore for Store {
         Ok(self.propose(pg, &record, false).await??)
     }
 
-    async fn list(&self, bucket: &BucketInfo, request: ListRequest) -> Result<ListPage, StoreError> {
+    async fn list(
+        &self,
+        bucket: &BucketInfo,
+        request: ListRequest,
+    ) -> Result<ListPage, StoreError> {
         self.list_page(bucket, request).await
     }
 
@@ -229,13 +282,25 @@ mod tests {
     use super::*;
 
     fn object(key: &[u8]) -> Listed {
-        Listed::Object { key: key.to_vec(), size: 1, etag: EtagValue::None, modified_ms: 0, owner: String::new() }
+        Listed::Object {
+            key: key.to_vec(),
+            size: 1,
+            etag: EtagValue::None,
+            modified_ms: 0,
+            owner: String::new(),
+        }
     }
 
     #[test]
     fn pages_merge_in_order_and_prefixes_once() {
-        let a = Page { entries: vec![object(b"a"), Listed::Prefix(b"d/".to_vec())], more: false };
-        let b = Page { entries: vec![object(b"b"), Listed::Prefix(b"d/".to_vec()), object(b"e")], more: false };
+        let a = Page {
+            entries: vec![object(b"a"), Listed::Prefix(b"d/".to_vec())],
+            more: false,
+        };
+        let b = Page {
+            entries: vec![object(b"b"), Listed::Prefix(b"d/".to_vec()), object(b"e")],
+            more: false,
+        };
         let (all, truncated) = merge_pages(vec![a, b], 10);
         let names: Vec<&[u8]> = all.iter().map(Listed::name).collect();
         assert_eq!(names, [&b"a"[..], b"b", b"d/", b"e"]);
@@ -244,8 +309,14 @@ mod tests {
 
     #[test]
     fn a_cut_share_truncates_the_page() {
-        let a = Page { entries: vec![object(b"a"), object(b"c")], more: true };
-        let b = Page { entries: vec![object(b"b")], more: false };
+        let a = Page {
+            entries: vec![object(b"a"), object(b"c")],
+            more: true,
+        };
+        let b = Page {
+            entries: vec![object(b"b")],
+            more: false,
+        };
         let (all, truncated) = merge_pages(vec![a, b], 2);
         assert_eq!(all.len(), 2);
         assert!(truncated);

@@ -4,7 +4,7 @@
 use std::time::Duration;
 
 use futures_util::future::join_all;
-use shard_format::{MetadataRecord, ObjectId};
+use shard_format::{MetadataRecord, ObjectId, PgId};
 
 use super::Store;
 use crate::{
@@ -26,11 +26,24 @@ const ORPHAN_BATCH: usize = 256;
 
 /// Runs until the volume stops accepting writes.
 pub async fn run_upkeep(store: Store, volume: u16, groups: std::rc::Rc<Groups>) {
+    if volume == store.link().map().home(PgId::SYSTEM) {
+        match store.revive_half_deleted().await {
+            Ok(0) => {}
+            Ok(buckets) => tracing::info!(
+                buckets,
+                "buckets whose deletion was cut off are active again"
+            ),
+            Err(error) => tracing::warn!(%error, "looking for half deleted buckets failed"),
+        }
+    }
     let mut next_question = rt::now();
     loop {
         let freed = match free_some(&store, &groups).await {
             Ok(freed) => freed,
-            Err(VolumeError::Closed | VolumeError::ReadOnly { .. }) => return,
+            // With metadata missing nothing may be called dead; the next start decides again.
+            Err(
+                VolumeError::Closed | VolumeError::ReadOnly { .. } | VolumeError::Suspect { .. },
+            ) => return,
             Err(e) => {
                 tracing::warn!(volume, error = %e, "freeing dead objects failed");
                 0
@@ -59,8 +72,11 @@ pub async fn free_some(store: &Store, groups: &Groups) -> Result<usize, VolumeEr
     }
     let link = store.link();
     for object in &objects {
-        for answer in
-            join_all(link.volumes().map(|v| link.call(v, Request::FreeObject { object: *object }))).await
+        for answer in join_all(
+            link.volumes()
+                .map(|v| link.call(v, Request::FreeObject { object: *object })),
+        )
+        .await
         {
             answer?;
         }
@@ -70,7 +86,9 @@ pub async fn free_some(store: &Store, groups: &Groups) -> Result<usize, VolumeEr
         .iter()
         .map(|object| {
             let mut payload = Vec::new();
-            MetadataRecord::FreeDone { object: *object }.encode(&mut payload).expect("an object id fits");
+            MetadataRecord::FreeDone { object: *object }
+                .encode(&mut payload)
+                .expect("an object id fits");
             (link.map().group_of_object(*object), payload)
         })
         .collect();
@@ -93,10 +111,15 @@ pub async fn ask_about_orphans(
         let mut by_home: std::collections::BTreeMap<u16, Vec<_>> = Default::default();
         for id in ids {
             let pg = link.map().group_of_object(id);
-            by_home.entry(link.map().home(pg)).or_default().push((pg, id));
+            by_home
+                .entry(link.map().home(pg))
+                .or_default()
+                .push((pg, id));
         }
         for (home, objects) in by_home {
-            let Reply::Orphans(orphans) = link.call(home, Request::Orphans { objects, age }).await? else {
+            let Reply::Orphans(orphans) =
+                link.call(home, Request::Orphans { objects, age }).await?
+            else {
                 unreachable!("a question about orphans has orphans")
             };
             for object in orphans {

@@ -48,7 +48,12 @@ impl Map {
             })
             .collect();
         ring.sort();
-        Map { epoch, pg_count, volume_count, ring }
+        Map {
+            epoch,
+            pg_count,
+            volume_count,
+            ring,
+        }
     }
 
     pub fn volume_count(&self) -> u16 {
@@ -66,13 +71,21 @@ impl Map {
 
     /// The volume that holds a group's metadata.
     pub fn home(&self, pg: PgId) -> u16 {
-        if pg == PgId::SYSTEM { 0 } else { pg.0 % self.volume_count }
+        if pg == PgId::SYSTEM {
+            0
+        } else {
+            pg.0 % self.volume_count
+        }
     }
 
     /// The groups whose home is `volume`, the system group included.
     pub fn groups_of(&self, volume: u16) -> Vec<PgId> {
         let system = (volume == 0).then_some(PgId::SYSTEM);
-        (0..self.pg_count).map(|g| PgId(g as u16)).filter(|g| self.home(*g) == volume).chain(system).collect()
+        (0..self.pg_count)
+            .map(|g| PgId(g as u16))
+            .filter(|g| self.home(*g) == volume)
+            .chain(system)
+            .collect()
     }
 
     /// The volume of a chunk's only role: the next one on the ring.
@@ -109,7 +122,10 @@ mod tests {
             let key = i.to_be_bytes();
             let hash = key_hash32(BucketId(7), &key);
             let object = ObjectId::new(hash, shard_format::Hlc(9), [0; 4]);
-            assert_eq!(map.group_of_object(object), map.group_of_key(BucketId(7), &key));
+            assert_eq!(
+                map.group_of_object(object),
+                map.group_of_key(BucketId(7), &key)
+            );
         }
     }
 
@@ -122,6 +138,9 @@ mod tests {
             counts[usize::from(map.volume_of_chunk(object, ChunkIndex(0)))] += 1;
         }
         // 128 virtual nodes keep each volume within about a quarter of its share.
-        assert!(counts.iter().all(|c| (1700..=3300).contains(c)), "{counts:?}");
+        assert!(
+            counts.iter().all(|c| (1700..=3300).contains(c)),
+            "{counts:?}"
+        );
     }
 }

@@ -50,7 +50,9 @@ fn choose(bug: Option<&str>) -> Result<(), String> {
 /// Runs the command with its arguments (without the word `sim`).
 #[allow(clippy::disallowed_methods)] // Wall time of the run itself, for people; nothing simulated sees it.
 pub fn main(arguments: Vec<String>) -> Result<(), String> {
-    let arguments = match Arguments::try_parse_from(std::iter::once("ostrakon sim".to_owned()).chain(arguments)) {
+    let arguments = match Arguments::try_parse_from(
+        std::iter::once("ostrakon sim".to_owned()).chain(arguments),
+    ) {
         Ok(a) => a,
         Err(e) if !e.use_stderr() => {
             let _ = e.print();
@@ -62,7 +64,11 @@ pub fn main(arguments: Vec<String>) -> Result<(), String> {
     let started = Instant::now();
     let mut operations = 0;
     for seed in arguments.seed..arguments.seed.saturating_add(arguments.count) {
-        let options = Options { seed, faults: arguments.faults, verbose: arguments.verbose };
+        let options = Options {
+            seed,
+            faults: arguments.faults,
+            verbose: arguments.verbose,
+        };
         match run(&options) {
             Ok(summary) => {
                 operations += summary.operations;
@@ -71,8 +77,14 @@ pub fn main(arguments: Vec<String>) -> Result<(), String> {
                 }
             }
             Err(violation) => {
-                let planted = arguments.plant.map(|p| format!(" --plant {p}")).unwrap_or_default();
-                let faults = arguments.faults.map(|f| format!(" --faults {f}")).unwrap_or_default();
+                let planted = arguments
+                    .plant
+                    .map(|p| format!(" --plant {p}"))
+                    .unwrap_or_default();
+                let faults = arguments
+                    .faults
+                    .map(|f| format!(" --faults {f}"))
+                    .unwrap_or_default();
                 return Err(format!(
                     "sim: {violation}\n  run it again: ostrakon sim --seed {seed}{faults}{planted} --verbose"
                 ));

@@ -136,6 +136,8 @@ struct Scenario {
     capacity: u64,
     clients: usize,
     rounds: u32,
+    /// A long load on a drive that now and then takes seconds.
+    patient: bool,
 }
 
 impl Scenario {
@@ -150,7 +152,11 @@ impl Scenario {
         let volumes = cores + rng.below(2) as u16;
         let file_length = [512 << 10, 1 << 20, 2 << 20][rng.below(3) as usize];
         // Three heads, the reserve and a spare need seven, and each restart leaves some half full.
-        let files = if faults == Faults::Full { rng.between(11, 15) } else { 200 };
+        let files = if faults == Faults::Full {
+            rng.between(11, 15)
+        } else {
+            200
+        };
         Scenario {
             faults,
             cores,
@@ -159,6 +165,7 @@ impl Scenario {
             capacity: files * file_length * u64::from(volumes) + (1 << 20),
             clients: rng.between(1, 4) as usize,
             rounds: rng.between(2, 5) as u32,
+            patient: rng.chance(0.2),
         }
     }
 
@@ -171,12 +178,23 @@ impl Scenario {
     }
 
     fn healthy(&self) -> FaultPlan {
-        FaultPlan { capacity: self.capacity, ..FaultPlan::healthy() }
+        FaultPlan {
+            capacity: self.capacity,
+            ..FaultPlan::healthy()
+        }
     }
 
     /// Faults of the drive while the load runs.
     fn loaded(&self, rng: &mut Rng) -> FaultPlan {
-        let mut plan = FaultPlan { capacity: self.capacity, ..FaultPlan::uneven() };
+        let mut plan = FaultPlan {
+            capacity: self.capacity,
+            ..FaultPlan::uneven()
+        };
+        if self.patient {
+            // Some operations take as long as reclaim needs to empty, free and refill a file.
+            plan.slow = 0.01;
+            plan.slow_by = Duration::from_millis(100)..=Duration::from_secs(3);
+        }
         match self.faults {
             Faults::Crash | Faults::Full => {}
             Faults::Io => {
@@ -221,7 +239,11 @@ pub fn run(options: &Options) -> Result<Summary, Violation> {
     let scenario = Scenario::draw(&mut rng, options.faults);
     let node = world.add_node(scenario.cores);
     let drive = world.add_drive(node, Path::new(DIRECTORY), scenario.healthy());
-    let summary = Summary { seed: options.seed, faults: scenario.faults.to_string(), ..Summary::default() };
+    let summary = Summary {
+        seed: options.seed,
+        faults: scenario.faults.to_string(),
+        ..Summary::default()
+    };
     let mut run = Run {
         world,
         node,
@@ -241,11 +263,16 @@ pub fn run(options: &Options) -> Result<Summary, Violation> {
     drop(run);
     match result {
         Ok(()) => Ok(summary),
-        Err(what) => Err(Violation { seed: options.seed, what }),
+        Err(what) => Err(Violation {
+            seed: options.seed,
+            what,
+        }),
     }
 }
 
 type Started = Vec<Rc<CoreShare>>;
+/// One core's start.
+type Attempt = Result<CoreShare, String>;
 
 /// How a start ended.
 enum Start {
@@ -274,7 +301,9 @@ impl Run {
         for round in 0..self.scenario.rounds {
             self.say(format_args!("round {round}"));
             self.world.set_plan(self.drive, self.scenario.healthy());
-            let Some(shares) = self.start_until_up(!first)? else { return Ok(()) };
+            let Some(shares) = self.start_until_up(!first)? else {
+                return Ok(());
+            };
             let damaged = self.check_recoveries(&shares)?;
             if first {
                 self.make_bucket(&shares)?;
@@ -283,8 +312,7 @@ impl Run {
                 self.verify(&shares, damaged)?;
             }
             if damaged {
-                // It answered what it could, and never wrongly. An operator comes next.
-                return Ok(());
+                return self.stay_damaged(shares);
             }
             let stopped = self.load(&shares)?;
             self.count(&shares);
@@ -304,11 +332,13 @@ impl Run {
         }
         // The last start: the index is gone, the segment files tell all.
         self.world.set_plan(self.drive, self.scenario.healthy());
-        let Some(shares) = self.start_until_up(false)? else { return Ok(()) };
+        let Some(shares) = self.start_until_up(false)? else {
+            return Ok(());
+        };
         let damaged = self.check_recoveries(&shares)?;
         self.verify(&shares, damaged)?;
         if damaged {
-            return Ok(());
+            return self.stay_damaged(shares);
         }
         if self.scenario.faults == Faults::Full {
             self.empty(&shares)?;
@@ -316,10 +346,37 @@ impl Run {
         self.finish(&shares)?;
         drop(shares);
         self.indexes = vec![twin::Choice::Absent; usize::from(self.scenario.volumes)];
-        let Some(shares) = self.start_until_up(false)? else { return Ok(()) };
+        let Some(shares) = self.start_until_up(false)? else {
+            return Ok(());
+        };
         let damaged = self.check_recoveries(&shares)?;
         self.verify(&shares, damaged)?;
         self.finish(&shares)
+    }
+
+    /// It answered what it could, and never wrongly; an operator comes next. Until then it must not forget, over
+    /// checkpoints, stops, crashes and rebuilds, that something is missing.
+    fn stay_damaged(&mut self, shares: Started) -> Result<(), String> {
+        let mut shares = shares;
+        for _ in 0..2 {
+            self.run_for(Duration::from_secs(7))?;
+            if self.rng.coin() {
+                self.finish(&shares)?;
+            } else {
+                self.fail_now();
+            }
+            drop(shares);
+            self.lose_index();
+            shares = match self.start_until_up(false)? {
+                Some(shares) => shares,
+                None => return Ok(()),
+            };
+            if !self.check_recoveries(&shares)? {
+                return Err("damage is forgotten".to_owned());
+            }
+            self.verify(&shares, true)?;
+        }
+        Ok(())
     }
 
     // ------------------------------------------------------------------------------------------- starting
@@ -330,13 +387,19 @@ impl Run {
             if !self.world.is_up(self.node) {
                 self.world.restart(self.node);
             }
+            if self.rng.chance(0.2) {
+                // The machine's clock was set, by up to a month either way.
+                let days = self.rng.between(0, 60) as i64 - 30;
+                self.world.jump_unix_ms(self.node, days * 86_400_000);
+            }
             if may_fail && attempt < 3 && self.rng.chance(0.3) {
                 self.arm(40);
             }
             match self.start()? {
                 Start::Up(shares) => {
                     // A failure drawn for the start that did not strike is off.
-                    self.world.fail_at(self.node, u64::MAX, Point::Before, Failure::Crash);
+                    self.world
+                        .fail_at(self.node, u64::MAX, Point::Before, Failure::Crash);
                     if let Stop::Failed(_) = self.world.run_for(Duration::from_millis(20)) {
                         drop(shares);
                         self.lose_index();
@@ -373,19 +436,23 @@ impl Run {
             Err(stop) => return self.stopped(stop),
         };
         let cores = self.scenario.cores;
-        let mut mailboxes = crate::rt::mesh::<Frame>(usize::from(cores), crate::limits::LINK_RING_CAPACITY);
-        let started: Rc<RefCell<Vec<Option<Result<CoreShare, String>>>>> =
+        let mut mailboxes =
+            crate::rt::mesh::<Frame>(usize::from(cores), crate::limits::LINK_RING_CAPACITY);
+        let started: Rc<RefCell<Vec<Option<Attempt>>>> =
             Rc::new(RefCell::new((0..cores).map(|_| None).collect()));
         for core in (0..cores).rev() {
             let (layout, started) = (layout.clone(), started.clone());
             let mailbox = mailboxes.pop().expect("one for each core");
             self.world.spawn_on(self.node, CoreId(core), async move {
-                let share = node::start(&layout, CoreId(core), cores, Some(mailbox), &settings).await;
+                let share =
+                    node::start(&layout, CoreId(core), cores, Some(mailbox), &settings).await;
                 started.borrow_mut()[usize::from(core)] = Some(share.map_err(|e| e.to_string()));
             });
         }
         let all = started.clone();
-        let stop = self.world.run_until(STEP_LIMIT, move || all.borrow().iter().all(Option::is_some));
+        let stop = self
+            .world
+            .run_until(STEP_LIMIT, move || all.borrow().iter().all(Option::is_some));
         if stop != Stop::Done {
             return self.stopped(stop);
         }
@@ -401,7 +468,10 @@ impl Run {
         }
         for (core, share) in shares.iter().enumerate() {
             let share = share.clone();
-            self.world.spawn_on(self.node, CoreId(core as u16), async move { node::start_upkeep(&share) });
+            self.world
+                .spawn_on(self.node, CoreId(core as u16), async move {
+                    node::start_upkeep(&share)
+                });
         }
         Ok(Start::Up(shares))
     }
@@ -409,7 +479,9 @@ impl Run {
     fn stopped(&self, stop: Stop) -> Result<Start, String> {
         match stop {
             Stop::Failed(_) => Ok(Start::Failed),
-            Stop::Deadline | Stop::Idle => Err(format!("the store hangs while starting ({stop:?})")),
+            Stop::Deadline | Stop::Idle => {
+                Err(format!("the store hangs while starting ({stop:?})"))
+            }
             Stop::Done => unreachable!("handled by the caller"),
         }
     }
@@ -431,7 +503,11 @@ impl Run {
     fn check_recoveries(&mut self, shares: &Started) -> Result<bool, String> {
         let damaged = self.take_recoveries(shares);
         if damaged && self.scenario.faults != Faults::Rot {
-            let all: Vec<_> = shares.iter().flat_map(|s| &s.volumes).map(|(_, _, r)| &r.damage).collect();
+            let all: Vec<_> = shares
+                .iter()
+                .flat_map(|s| &s.volumes)
+                .map(|(_, _, r)| &r.damage)
+                .collect();
             return Err(format!("undamaged files are called damaged: {all:?}"));
         }
         Ok(damaged)
@@ -442,7 +518,9 @@ impl Run {
     fn make_bucket(&mut self, shares: &Started) -> Result<(), String> {
         use crate::object::ObjectStore;
         let store = shares[0].store.clone();
-        let made = self.world.run_on(self.node, CoreId(0), async move { store.create_bucket("bucket", "owner", "r").await });
+        let made = self.world.run_on(self.node, CoreId(0), async move {
+            store.create_bucket("bucket", "owner", "r").await
+        });
         match made {
             Ok(Ok(bucket)) => {
                 self.bucket = Some(bucket);
@@ -458,7 +536,7 @@ impl Run {
         self.world.set_plan(self.drive, plan);
         let strikes = self.scenario.faults != Faults::Rot && self.rng.chance(0.75);
         if strikes {
-            self.arm(800);
+            self.arm(if self.scenario.patient { 6000 } else { 800 });
         }
         let load = Rc::new(Load {
             model: self.model.clone(),
@@ -469,33 +547,42 @@ impl Run {
         let running = Rc::new(std::cell::Cell::new(0usize));
         for client in 0..self.scenario.clients {
             let core = self.rng.below(u64::from(self.scenario.cores)) as usize;
-            let operations = self.rng.between(20, 150);
+            let operations = self
+                .rng
+                .between(20, if self.scenario.patient { 800 } else { 150 });
             self.operations += operations;
             let client = Client {
                 number: client,
                 store: shares[core].store.clone(),
-                rng: self.world.stream("client", self.operations * 16 + client as u64),
+                rng: self
+                    .world
+                    .stream("client", self.operations * 16 + client as u64),
                 load: load.clone(),
                 clients: self.scenario.clients,
             };
             running.set(running.get() + 1);
             let running = running.clone();
-            self.world.spawn_on(self.node, CoreId(core as u16), async move {
-                client.run(operations).await;
-                running.set(running.get() - 1);
-            });
+            self.world
+                .spawn_on(self.node, CoreId(core as u16), async move {
+                    client.run(operations).await;
+                    running.set(running.get() - 1);
+                });
         }
         for (core, share) in shares.iter().enumerate() {
             for (_, volume, _) in &share.volumes {
-                let (volume, mut rng) = (volume.clone(), self.world.stream("checkpoints", self.operations));
-                self.world.spawn_on(self.node, CoreId(core as u16), async move {
-                    loop {
-                        crate::rt::sleep(Duration::from_micros(rng.between(500, 60_000))).await;
-                        if volume.checkpoint().await.is_err() {
-                            crate::rt::sleep(Duration::from_millis(50)).await;
+                let (volume, mut rng) = (
+                    volume.clone(),
+                    self.world.stream("checkpoints", self.operations),
+                );
+                self.world
+                    .spawn_on(self.node, CoreId(core as u16), async move {
+                        loop {
+                            crate::rt::sleep(Duration::from_micros(rng.between(500, 60_000))).await;
+                            if volume.checkpoint().await.is_err() {
+                                crate::rt::sleep(Duration::from_millis(50)).await;
+                            }
                         }
-                    }
-                });
+                    });
             }
         }
         let watched = (running.clone(), load.clone());
@@ -512,7 +599,9 @@ impl Run {
                 self.failed();
                 Ok(true)
             }
-            Stop::Deadline | Stop::Idle => Err(format!("{} clients hang ({stop:?})", running.get())),
+            Stop::Deadline | Stop::Idle => {
+                Err(format!("{} clients hang ({stop:?})", running.get()))
+            }
         }
     }
 
@@ -530,7 +619,11 @@ impl Run {
         let number = self.world.ops(self.node) + self.rng.below(within);
         let point = Point::ALL[self.rng.below(3) as usize];
         let failure = if self.rng.chance(0.75) {
-            Failure::PowerCut(if self.rng.coin() { None } else { Some(CutMode::draw(&mut self.rng)) })
+            Failure::PowerCut(if self.rng.coin() {
+                None
+            } else {
+                Some(CutMode::draw(&mut self.rng))
+            })
         } else {
             Failure::Crash
         };
@@ -600,9 +693,11 @@ impl Run {
         });
         let (store, checked) = (shares[core].store.clone(), load.clone());
         let strict = !damaged && self.scenario.faults != Faults::Rot;
-        let looked = self.world.run_on(self.node, CoreId(core as u16), async move {
-            workload::look_at_everything(&store, &checked, strict).await
-        });
+        let looked = self
+            .world
+            .run_on(self.node, CoreId(core as u16), async move {
+                workload::look_at_everything(&store, &checked, strict).await
+            });
         match looked {
             Ok(Ok(())) => Ok(()),
             Ok(Err(what)) => Err(format!("after a restart: {what}")),
@@ -619,11 +714,16 @@ impl Run {
             verdict: RefCell::new(Verdict::default()),
         });
         let store = shares[0].store.clone();
-        let emptied =
-            self.world.run_on(self.node, CoreId(0), async move { workload::empty_and_refill(&store, &load).await });
+        let emptied = self.world.run_on(self.node, CoreId(0), async move {
+            workload::empty_and_refill(&store, &load).await
+        });
         match emptied {
             Ok(Err(what)) => {
-                let tables: Vec<_> = shares.iter().flat_map(|s| &s.volumes).map(|(v, volume, _)| (v, volume.files())).collect();
+                let tables: Vec<_> = shares
+                    .iter()
+                    .flat_map(|s| &s.volumes)
+                    .map(|(v, volume, _)| (v, volume.files()))
+                    .collect();
                 Err(format!("{what}; files {tables:?}"))
             }
             Ok(Ok(())) => Ok(()),
@@ -635,11 +735,16 @@ impl Run {
     fn finish(&mut self, shares: &Started) -> Result<(), String> {
         for (core, share) in shares.iter().enumerate() {
             let share = share.clone();
-            let stopped =
-                self.world.run_on(self.node, CoreId(core as u16), async move { node::stop(&share).await });
+            let stopped = self
+                .world
+                .run_on(self.node, CoreId(core as u16), async move {
+                    node::stop(&share).await
+                });
             match stopped {
                 Ok(Ok(())) => {}
-                Ok(Err(_)) if self.scenario.faults == Faults::Rot || self.scenario.faults == Faults::Full => {}
+                Ok(Err(_))
+                    if self.scenario.faults == Faults::Rot
+                        || self.scenario.faults == Faults::Full => {}
                 Ok(Err(e)) => return Err(format!("stopping: {e}")),
                 Err(Stop::Failed(_)) => {
                     self.failed();

@@ -57,7 +57,10 @@ pub struct Mark(usize);
 
 impl Model {
     pub fn add(&mut self, key: &[u8]) {
-        self.keys.entry(key.to_vec()).or_insert(Key { history: vec![None], floor: 0 });
+        self.keys.entry(key.to_vec()).or_insert(Key {
+            history: vec![None],
+            floor: 0,
+        });
     }
 
     pub fn names(&self) -> Vec<Vec<u8>> {
@@ -82,7 +85,10 @@ impl Model {
     /// The last attempt was refused: it never happened.
     pub fn withdraw(&mut self, name: &[u8]) {
         let key = self.key(name);
-        assert!(key.history.len() - 1 > key.floor, "only an attempt can be withdrawn");
+        assert!(
+            key.history.len() - 1 > key.floor,
+            "only an attempt can be withdrawn"
+        );
         key.history.pop();
     }
 
@@ -100,10 +106,5 @@ impl Model {
         let key = self.key(name);
         key.history.push(state);
         key.floor = key.history.len() - 1;
-    }
-
-    pub fn settled(&self, name: &[u8]) -> Option<State> {
-        let key = &self.keys[name];
-        (key.floor == key.history.len() - 1).then(|| key.history[key.floor])
     }
 }

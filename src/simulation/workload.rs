@@ -8,7 +8,8 @@ use super::{
 };
 use crate::{
     object::{
-        Body, BodyError, BucketInfo, ListEntry, ListRequest, ObjectHeaders, ObjectStore, ReadObject, Store, StoreError,
+        Body, BodyError, BucketInfo, ListEntry, ListRequest, ObjectHeaders, ObjectStore,
+        ReadObject, Store, StoreError,
     },
     rt::{self, Buf, sim::Rng},
 };
@@ -61,7 +62,12 @@ impl Body for Bytes {
         self.bytes.len() as u64
     }
 
-    async fn fill(&mut self, mut buf: Buf, at: usize, upto: usize) -> Result<(Buf, usize), BodyError> {
+    async fn fill(
+        &mut self,
+        mut buf: Buf,
+        at: usize,
+        upto: usize,
+    ) -> Result<(Buf, usize), BodyError> {
         let count = (upto - at).min(self.bytes.len() - self.at);
         rt::yield_now().await;
         buf.set_len(at + count);
@@ -71,7 +77,11 @@ impl Body for Bytes {
     }
 
     async fn finish(&mut self) -> Result<(), BodyError> {
-        if self.broken { Err(BodyError::Signature) } else { Ok(()) }
+        if self.broken {
+            Err(BodyError::Signature)
+        } else {
+            Ok(())
+        }
     }
 }
 
@@ -100,10 +110,80 @@ impl Client {
             60..=92 => {
                 let client = self.rng.below(self.clients as u64) as usize;
                 let any = key_name(client, self.rng.below(KEYS_PER_CLIENT as u64) as usize);
-                let pause = self.rng.chance(0.3).then(|| Duration::from_micros(self.rng.below(30_000)));
-                get(&self.store, &self.load, &any, pause, true).await.map(|_| ())
+                // Slow clients: some take longer than it takes to free an overwritten object.
+                let pause = match self.rng.below(20) {
+                    0 => Some(Duration::from_millis(self.rng.below(2_000))),
+                    1..=5 => Some(Duration::from_micros(self.rng.below(30_000))),
+                    _ => None,
+                };
+                get(&self.store, &self.load, &any, pause, true)
+                    .await
+                    .map(|_| ())
             }
+            93..=94 => self.make_it_again().await,
+            95 => self.short_lived_bucket().await,
             _ => list(&self.store, &self.load, true).await,
+        }
+    }
+
+    /// A name that is taken stays whose it is: a refused command that must stay refused after every restart.
+    async fn make_it_again(&mut self) -> Result<(), String> {
+        match self
+            .store
+            .create_bucket("bucket", "somebody else", "r")
+            .await
+        {
+            Err(StoreError::BucketAlreadyExists { owner }) if owner == "owner" => Ok(()),
+            Err(e) => self.tolerate(&e, "create", b"bucket"),
+            Ok(_) => Err("a bucket was made twice".to_owned()),
+        }
+    }
+
+    /// A bucket from its making to its end, with an object in between.
+    async fn short_lived_bucket(&mut self) -> Result<(), String> {
+        let name = format!("short-{}-{}", self.number, self.rng.u64());
+        let step = |what: &str, e: StoreError| self.tolerate(&e, what, name.as_bytes());
+        let bucket = match self.store.create_bucket(&name, "owner", "r").await {
+            Ok(bucket) => bucket,
+            Err(e) => return step("create", e),
+        };
+        let content = Content { seed: 5, size: 40 };
+        let mut body = Bytes {
+            bytes: content.bytes(),
+            at: 0,
+            broken: false,
+        };
+        if let Err(e) = self
+            .store
+            .put(&bucket, b"k", ObjectHeaders::default(), &mut body)
+            .await
+        {
+            return step("put into a new bucket", e);
+        }
+        match self.store.delete_bucket(&name).await {
+            Err(StoreError::BucketNotEmpty) => {}
+            Err(e) => return step("delete of a bucket with an object", e),
+            Ok(()) => return Err("a bucket with an object in it was deleted".to_owned()),
+        }
+        if let Err(e) = self.store.delete(&bucket, b"k").await {
+            return step("delete from a bucket", e);
+        }
+        if let Err(e) = self.store.delete_bucket(&name).await {
+            return step("delete of an empty bucket", e);
+        }
+        let mut body = Bytes {
+            bytes: content.bytes(),
+            at: 0,
+            broken: false,
+        };
+        match self
+            .store
+            .put(&bucket, b"k", ObjectHeaders::default(), &mut body)
+            .await
+        {
+            Err(StoreError::NoSuchBucket) => Ok(()),
+            Err(e) => step("put into a deleted bucket", e),
+            Ok(_) => Err("a put into a deleted bucket was acknowledged".to_owned()),
         }
     }
 
@@ -115,9 +195,16 @@ impl Client {
             7..=8 => 33_000 + self.rng.below(60_000),
             _ => 60_000 + self.rng.below(200_000),
         } as usize;
-        let content = Content { seed: self.rng.u64(), size };
+        let content = Content {
+            seed: self.rng.u64(),
+            size,
+        };
         let broken = self.rng.chance(0.05);
-        let mut body = Bytes { bytes: content.bytes(), at: 0, broken };
+        let mut body = Bytes {
+            bytes: content.bytes(),
+            at: 0,
+            broken,
+        };
         if !broken {
             self.load.model.borrow_mut().attempt(key, Some(content));
         }
@@ -126,7 +213,10 @@ impl Client {
             content_type: Some("application/octet-stream".into()),
             ..ObjectHeaders::default()
         };
-        let result = self.store.put(&self.load.bucket, key, headers, &mut body).await;
+        let result = self
+            .store
+            .put(&self.load.bucket, key, headers, &mut body)
+            .await;
         match result {
             Ok(_) if broken => Err(format!("a broken body was stored as {}", text(key))),
             Ok(done) => {
@@ -163,13 +253,22 @@ impl Client {
     }
 
     fn tolerate(&self, e: &StoreError, what: &str, key: &[u8]) -> Result<(), String> {
-        let fine = match (self.load.faults, e) {
-            (Faults::Full, StoreError::Full) => true,
-            (Faults::Io | Faults::Rot, StoreError::ReadOnly { .. } | StoreError::Unreadable { .. }) => true,
-            (Faults::Rot, StoreError::Unavailable { .. } | StoreError::Full) => true,
-            _ => false,
+        let read_only = matches!(
+            e,
+            StoreError::ReadOnly { .. } | StoreError::Unreadable { .. }
+        );
+        let unavailable = matches!(e, StoreError::Unavailable { .. } | StoreError::Full);
+        let fine = match self.load.faults {
+            Faults::Crash => false,
+            Faults::Full => *e == StoreError::Full,
+            Faults::Io => read_only,
+            Faults::Rot => read_only || unavailable,
         };
-        if fine { Ok(()) } else { Err(format!("{what} {}: {e}", text(key))) }
+        if fine {
+            Ok(())
+        } else {
+            Err(format!("{what} {}: {e}", text(key)))
+        }
     }
 }
 
@@ -193,11 +292,18 @@ async fn get(
             return check(load, key, mark, None).map(|()| Some(None));
         }
         Err(e) => {
-            let damage = matches!(e, StoreError::Unreadable { .. } | StoreError::Unavailable { .. });
+            let damage = matches!(
+                e,
+                StoreError::Unreadable { .. } | StoreError::Unavailable { .. }
+            );
             return if damage && load.faults == Faults::Rot {
                 Ok(None)
             } else {
-                Err(format!("get {} ({}): {e}", text(key), if concurrent { "under load" } else { "at rest" }))
+                Err(format!(
+                    "get {} ({}): {e}",
+                    text(key),
+                    if concurrent { "under load" } else { "at rest" }
+                ))
             };
         }
     };
@@ -225,7 +331,10 @@ fn check(load: &Load, key: &[u8], mark: Mark, state: State) -> Result<(), String
     if allowed.contains(&state) {
         Ok(())
     } else {
-        Err(format!("{} is {state:?}, which is none of {allowed:?}", text(key)))
+        Err(format!(
+            "{} is {state:?}, which is none of {allowed:?}",
+            text(key)
+        ))
     }
 }
 
@@ -254,21 +363,36 @@ async fn read(
 /// Lists the bucket, in pages, and holds it against the model.
 async fn list(store: &Store, load: &Load, concurrent: bool) -> Result<(), String> {
     let names = load.model.borrow().names();
-    let marks: Vec<Mark> = names.iter().map(|n| load.model.borrow_mut().mark(n)).collect();
+    let marks: Vec<Mark> = names
+        .iter()
+        .map(|n| load.model.borrow_mut().mark(n))
+        .collect();
     let mut found = std::collections::BTreeMap::new();
     let mut after = Vec::new();
     loop {
-        let request = ListRequest { prefix: Vec::new(), delimiter: None, after, max_keys: 7 };
+        let request = ListRequest {
+            prefix: Vec::new(),
+            delimiter: None,
+            after,
+            max_keys: 7,
+        };
         let page = match store.list(&load.bucket, request).await {
             Ok(page) => page,
-            Err(StoreError::Unavailable { .. } | StoreError::Unreadable { .. }) if load.faults == Faults::Rot => {
+            Err(StoreError::Unavailable { .. } | StoreError::Unreadable { .. })
+                if load.faults == Faults::Rot =>
+            {
                 return Ok(());
             }
             Err(e) => return Err(format!("list: {e}")),
         };
         for entry in page.entries {
-            let ListEntry::Object(o) = entry else { return Err("a prefix in a plain listing".into()) };
-            if found.last_key_value().is_some_and(|(last, _)| *last >= o.key) {
+            let ListEntry::Object(o) = entry else {
+                return Err("a prefix in a plain listing".into());
+            };
+            if found
+                .last_key_value()
+                .is_some_and(|(last, _)| *last >= o.key)
+            {
                 return Err(format!("listing out of order at {}", text(&o.key)));
             }
             found.insert(o.key, (o.size as usize, o.etag.0));
@@ -283,11 +407,17 @@ async fn list(store: &Store, load: &Load, concurrent: bool) -> Result<(), String
         let allowed = model.allowed(name, mark);
         let fine = match found.remove(name) {
             None => allowed.contains(&None),
-            Some((size, md5)) => allowed.iter().flatten().any(|c| c.size == size && c.md5() == md5),
+            Some((size, md5)) => allowed
+                .iter()
+                .flatten()
+                .any(|c| c.size == size && c.md5() == md5),
         };
         if !fine {
             let when = if concurrent { "under load" } else { "at rest" };
-            return Err(format!("the listing is wrong about {} ({when}); allowed {allowed:?}", text(name)));
+            return Err(format!(
+                "the listing is wrong about {} ({when}); allowed {allowed:?}",
+                text(name)
+            ));
         }
     }
     match found.pop_first() {
@@ -298,6 +428,11 @@ async fn list(store: &Store, load: &Load, concurrent: bool) -> Result<(), String
 
 /// After a restart: every key and the listing. What is seen is settled.
 pub async fn look_at_everything(store: &Store, load: &Load, strict: bool) -> Result<(), String> {
+    match store.bucket("bucket").await {
+        Ok(found) if found.id == load.bucket.id && found.owner == load.bucket.owner => {}
+        Err(StoreError::Unavailable { .. } | StoreError::Unreadable { .. }) if !strict => {}
+        other => return Err(format!("the bucket is {other:?}, not {:?}", load.bucket)),
+    }
     let names = load.model.borrow().names();
     for name in &names {
         match get(store, load, name, None, false).await? {
@@ -314,15 +449,28 @@ pub async fn empty_and_refill(store: &Store, load: &Load) -> Result<(), String> 
     let names = load.model.borrow().names();
     for name in names {
         load.model.borrow_mut().attempt(&name, None);
-        store.delete(&load.bucket, &name).await.map_err(|e| format!("delete on a full drive: {e}"))?;
+        store
+            .delete(&load.bucket, &name)
+            .await
+            .map_err(|e| format!("delete on a full drive: {e}"))?;
         load.model.borrow_mut().settle(&name);
     }
     let name = load.model.borrow().names()[0].clone();
     for _ in 0..600 {
-        let content = Content { seed: 77, size: 100_000 };
-        let mut body = Bytes { bytes: content.bytes(), at: 0, broken: false };
+        let content = Content {
+            seed: 77,
+            size: 100_000,
+        };
+        let mut body = Bytes {
+            bytes: content.bytes(),
+            at: 0,
+            broken: false,
+        };
         load.model.borrow_mut().attempt(&name, Some(content));
-        match store.put(&load.bucket, &name, ObjectHeaders::default(), &mut body).await {
+        match store
+            .put(&load.bucket, &name, ObjectHeaders::default(), &mut body)
+            .await
+        {
             Ok(_) => {
                 load.model.borrow_mut().settle(&name);
                 return Ok(());

@@ -3,7 +3,7 @@
 //! Frozen and position are taken in one turn of the reactor, so the position covers only batches that were applied
 //! whole. The write runs on a helper thread; the core goes on with a fresh active table.
 
-use shard_format::{BatchSeq, FileNumber, Generation, Lsn, VolumeRecord};
+use shard_format::{BatchSeq, FileNumber, Generation, Lsn, PgId, VolumeRecord};
 
 use super::{Volume, VolumeError};
 use crate::{
@@ -31,7 +31,20 @@ pub(super) struct Position {
     pub next_lsn: Lsn,
     /// Outcomes that no batch had recorded yet.
     pub outcomes: Vec<VolumeRecord>,
+    /// Damage that nobody has accepted or repaired: a later start must not forget it with the log it stood in.
+    pub damage: Vec<KnownDamage>,
     pub machine: Vec<u8>,
+}
+
+/// A durable part of the log that could not be read.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) struct KnownDamage {
+    /// As it is printed and accepted.
+    pub name: String,
+    /// The group that lost a record; `None` if it may be any, or no group did.
+    pub group: Option<PgId>,
+    /// Whether metadata is missing.
+    pub suspect: bool,
 }
 
 impl Position {
@@ -51,6 +64,14 @@ impl Position {
             o.encode(&mut bytes);
             v.extend((bytes.len() as u16).to_le_bytes());
             v.extend(bytes);
+        }
+        v.extend((self.damage.len() as u32).to_le_bytes());
+        for d in &self.damage {
+            v.extend((d.name.len() as u16).to_le_bytes());
+            v.extend(d.name.as_bytes());
+            v.push(u8::from(d.suspect));
+            v.push(u8::from(d.group.is_some()));
+            v.extend(d.group.map_or(0, |g| g.0).to_le_bytes());
         }
         v.extend(&self.machine);
         v
@@ -81,11 +102,33 @@ impl Position {
             let length = u16::from_le_bytes(take(2)?.try_into().ok()?);
             outcomes.push(VolumeRecord::decode(take(usize::from(length))?).ok()?);
         }
-        Some(Position { heads, next_lsn, outcomes, machine: at.to_vec() })
+        let count = u32::from_le_bytes(take(4)?.try_into().ok()?);
+        let mut damage = Vec::new();
+        for _ in 0..count {
+            let length = u16::from_le_bytes(take(2)?.try_into().ok()?);
+            let name = String::from_utf8(take(usize::from(length))?.to_vec()).ok()?;
+            let suspect = take(1)? == [1];
+            let has_group = take(1)? == [1];
+            let group = PgId(u16::from_le_bytes(take(2)?.try_into().ok()?));
+            damage.push(KnownDamage {
+                name,
+                group: has_group.then_some(group),
+                suspect,
+            });
+        }
+        Some(Position {
+            heads,
+            next_lsn,
+            outcomes,
+            damage,
+            machine: at.to_vec(),
+        })
     }
 
     pub fn load(index: &Index) -> Result<Option<Position>, IndexError> {
-        Ok(index.get(Table::Position, POSITION_KEY, Position::decode)?.flatten())
+        Ok(index
+            .get(Table::Position, POSITION_KEY, Position::decode)?
+            .flatten())
     }
 }
 
@@ -120,7 +163,9 @@ impl Volume {
 
     fn check_index(&self) -> Result<(), VolumeError> {
         match &*self.0.index_failed.borrow() {
-            Some(reason) => Err(VolumeError::ReadOnly { reason: reason.clone() }),
+            Some(reason) => Err(VolumeError::ReadOnly {
+                reason: reason.clone(),
+            }),
             None => Ok(()),
         }
     }
@@ -132,6 +177,7 @@ impl Volume {
             let mut position = Position {
                 next_lsn: inner.log.next_lsn(),
                 outcomes: inner.outcomes.borrow().clone(),
+                damage: inner.damage.clone(),
                 machine: inner.machine.snapshot(),
                 ..Position::default()
             };
@@ -139,13 +185,21 @@ impl Volume {
                 position.heads[head_index(head)] = inner.log.position(head);
             }
             for (number, generation, live) in inner.log.files().take_dirty() {
-                inner.index.put(Table::Files, &number.0.to_be_bytes(), encode_file_row(generation, live));
+                inner.index.put(
+                    Table::Files,
+                    &number.0.to_be_bytes(),
+                    encode_file_row(generation, live),
+                );
             }
-            inner.index.put(Table::Position, POSITION_KEY, position.encode());
+            inner
+                .index
+                .put(Table::Position, POSITION_KEY, position.encode());
             inner.dirty.set(false);
             assert!(inner.index.freeze(), "nothing is frozen");
         }
-        inner.checkpoints_started.set(inner.checkpoints_started.get() + 1);
+        inner
+            .checkpoints_started
+            .set(inner.checkpoints_started.get() + 1);
         let result = inner.index.checkpoint().await;
         match result {
             Ok(()) => {
@@ -165,7 +219,10 @@ impl Volume {
                 } else {
                     let reason = format!("index: {e}");
                     tracing::error!(volume = %self.id(), %reason, "checkpoint failed");
-                    inner.index_failed.borrow_mut().get_or_insert(reason.clone());
+                    inner
+                        .index_failed
+                        .borrow_mut()
+                        .get_or_insert(reason.clone());
                     VolumeError::ReadOnly { reason }
                 };
                 inner.checkpoint_done.notify_all();

@@ -29,20 +29,20 @@ use std::{
 
 use futures_channel::oneshot;
 use shard_format::{
-    BatchSeq, BucketId, ClusterId, DriveId, FileNumber, Generation, Head, Incarnation, Lsn, MetadataEntry, ObjectId, PgId,
-    SegmentIndex, VolumeId, VolumeRecord,
+    BatchSeq, BucketId, ClusterId, DriveId, FileNumber, Generation, Head, Incarnation, Lsn,
+    MetadataEntry, ObjectId, PgId, SegmentIndex, VolumeId, VolumeRecord,
 };
 
 pub use self::{
-    recover::{Recovery, read_accepted_losses},
+    recover::{ACCEPTED_LOSSES_BYTES_MAX, Recovery, read_accepted_losses},
     shards::{Fetched, SEGMENTS_PER_RUN, Shard},
 };
 use crate::{
     index::{Index, IndexError, StoreKind},
     limits::ACTIVE_BYTES_MAX,
     log::{
-        Append, DurableBatch, DurableBody, Extent, FileState, Files, HeadPosition, Log, LogError, Record, Segment, Sink,
-        SpaceClass, Ticket,
+        Append, DurableBatch, DurableBody, Extent, FileState, Files, HeadPosition, Log, LogError,
+        Record, Segment, Sink, SpaceClass, Ticket,
     },
     rt::{self, Buf, sync::Notify},
 };
@@ -76,7 +76,9 @@ impl From<LogError> for VolumeError {
     fn from(e: LogError) -> Self {
         match e {
             LogError::Full => VolumeError::Full,
-            LogError::Poisoned { what } => VolumeError::ReadOnly { reason: what.to_string() },
+            LogError::Poisoned { what } => VolumeError::ReadOnly {
+                reason: what.to_string(),
+            },
             LogError::Closed => VolumeError::Closed,
             LogError::Unreadable { what } => VolumeError::Unreadable { what },
         }
@@ -85,7 +87,9 @@ impl From<LogError> for VolumeError {
 
 impl From<IndexError> for VolumeError {
     fn from(e: IndexError) -> Self {
-        VolumeError::Unreadable { what: format!("index: {e}") }
+        VolumeError::Unreadable {
+            what: format!("index: {e}"),
+        }
     }
 }
 
@@ -142,7 +146,13 @@ pub trait Machine {
     fn apply(&self, store: &Store, applied: &Applied<'_>) -> Outcome;
     /// Whether the record at `extent` is what the index points at. `freeing` is the file about to be freed: what it
     /// alone shadows needs no tombstone any more.
-    fn liveness(&self, store: &Store, payload: &[u8], entry: &MetadataEntry, extent: &Extent) -> Liveness;
+    fn liveness(
+        &self,
+        store: &Store,
+        payload: &[u8],
+        entry: &MetadataEntry,
+        extent: &Extent,
+    ) -> Liveness;
     /// `generation` was freed: forget it as a place of stale records for the register of this record.
     fn freed(&self, store: &Store, payload: &[u8], entry: &MetadataEntry);
     /// State that belongs into a checkpoint beside the index.
@@ -209,9 +219,8 @@ struct Inner {
     /// Outcomes not yet on disk, and the last commit batch that was applied.
     outcomes: RefCell<Vec<VolumeRecord>>,
     applied: Cell<BatchSeq>,
-    suspect: RefCell<Option<String>>,
-    /// Placement groups whose damaged records are known by name; `None` of them means all may be.
-    suspect_groups: RefCell<Vec<PgId>>,
+    /// Damage not accepted as lost.
+    damage: Vec<checkpoint::KnownDamage>,
     /// The index cannot be written.
     index_failed: RefCell<Option<String>>,
     index_full: Cell<bool>,
@@ -256,7 +265,10 @@ impl Volume {
 
     /// The index and file table, for the machine's own reads.
     pub fn view(&self) -> Store<'_> {
-        Store { index: &self.0.index, files: self.0.log.files() }
+        Store {
+            index: &self.0.index,
+            files: self.0.log.files(),
+        }
     }
 
     pub fn incarnation(&self) -> Incarnation {
@@ -265,6 +277,11 @@ impl Volume {
 
     pub fn head_position(&self, head: Head) -> HeadPosition {
         self.0.log.position(head)
+    }
+
+    /// Flushes of a head's batches since the volume was opened.
+    pub fn flushes(&self, head: Head) -> u64 {
+        self.0.log.flushes(head)
     }
 
     /// Segment files: number, generation, state, live bytes.
@@ -276,25 +293,22 @@ impl Volume {
 
     /// Metadata of `pg` may be served: nothing of it is known to be missing.
     pub fn check_group(&self, pg: PgId) -> Result<(), VolumeError> {
-        match &*self.0.suspect.borrow() {
-            Some(reason) => {
-                let groups = self.0.suspect_groups.borrow();
-                if groups.is_empty() || groups.contains(&pg) {
-                    Err(VolumeError::Suspect { reason: reason.clone() })
-                } else {
-                    Ok(())
-                }
-            }
-            None => Ok(()),
-        }
+        self.check_damage(|group| group.is_none_or(|g| g == pg))
     }
 
-    /// Every group may be served (what a listing needs).
+    /// Every group may be served (what a listing needs, and whatever frees).
     pub fn check_all_groups(&self) -> Result<(), VolumeError> {
-        match &*self.0.suspect.borrow() {
-            Some(reason) => Err(VolumeError::Suspect { reason: reason.clone() }),
-            None => Ok(()),
+        self.check_damage(|_| true)
+    }
+
+    fn check_damage(&self, concerns: impl Fn(Option<PgId>) -> bool) -> Result<(), VolumeError> {
+        if !self.0.damage.iter().any(|d| d.suspect && concerns(d.group)) {
+            return Ok(());
         }
+        let names: Vec<&str> = self.0.damage.iter().map(|d| d.name.as_str()).collect();
+        Err(VolumeError::Suspect {
+            reason: format!("durable records cannot be read: {}", names.join(", ")),
+        })
     }
 
     /// Whether writes are accepted at all.
@@ -303,7 +317,9 @@ impl Volume {
             return Err(e.into());
         }
         if let Some(reason) = &*self.0.index_failed.borrow() {
-            return Err(VolumeError::ReadOnly { reason: reason.clone() });
+            return Err(VolumeError::ReadOnly {
+                reason: reason.clone(),
+            });
         }
         Ok(())
     }
@@ -315,17 +331,17 @@ impl Volume {
             return Err(VolumeError::Full);
         }
         let files = self.0.log.files();
-        if files.has_room(SpaceClass::Put) {
-            return Ok(());
-        }
-        match files.create().await {
-            Ok(()) => Ok(()),
-            Err(LogError::Full) => {
-                self.0.reclaim_wanted.notify_one();
-                Err(VolumeError::Full)
+        while !files.has_room(SpaceClass::Put) {
+            match files.create().await {
+                Ok(()) => {}
+                Err(LogError::Full) => {
+                    self.0.reclaim_wanted.notify_one();
+                    return Err(VolumeError::Full);
+                }
+                Err(e) => return Err(e.into()),
             }
-            Err(e) => Err(e.into()),
         }
+        Ok(())
     }
 
     /// Waits until a command that needs next to no space may be written: the log's queue and the index's tables are
@@ -356,7 +372,13 @@ impl Volume {
             .into_iter()
             .map(|(entry, payload)| Record::Metadata { entry, payload })
             .collect();
-        self.0.log.append(Head::Commit, Append { records, waiter: Waiter::Commit(senders) });
+        self.0.log.append(
+            Head::Commit,
+            Append {
+                records,
+                waiter: Waiter::Commit(senders),
+            },
+        );
         receivers
     }
 
@@ -367,13 +389,18 @@ impl Volume {
         check: impl Fn(&[u8]) -> bool,
     ) -> Result<(Buf, usize), VolumeError> {
         let Some(pin) = self.0.log.files().pin(extent) else {
-            return Err(VolumeError::Unreadable { what: format!("segment file {} is gone", extent.file) });
+            return Err(VolumeError::Unreadable {
+                what: format!("segment file {} is gone", extent.file),
+            });
         };
         let (buf, at) = pin.read(extent.offset, extent.length).await?;
         if !check(&buf[at..at + extent.length as usize]) {
             self.count(|c| c.checksum_failures += 1);
             return Err(VolumeError::Unreadable {
-                what: format!("checksum of the record at {}:{}", extent.file, extent.offset),
+                what: format!(
+                    "checksum of the record at {}:{}",
+                    extent.file, extent.offset
+                ),
             });
         }
         Ok((buf, at))
@@ -393,7 +420,13 @@ impl Volume {
         self.0.log.room(Head::Bulk).await?;
         let (tx, rx) = oneshot::channel();
         let records = vec![Record::Segments { segments, data }];
-        let ticket: Ticket = self.0.log.append(Head::Bulk, Append { records, waiter: Waiter::Stored(tx) });
+        let ticket: Ticket = self.0.log.append(
+            Head::Bulk,
+            Append {
+                records,
+                waiter: Waiter::Stored(tx),
+            },
+        );
         self.0.log.written(Head::Bulk, ticket).await?;
         Ok(rx)
     }
@@ -426,7 +459,10 @@ impl Volume {
         let (tx, rx) = oneshot::channel();
         self.0.log.append(
             Head::Commit,
-            Append { records: vec![Record::Volume { payload }], waiter: Waiter::Stored(tx) },
+            Append {
+                records: vec![Record::Volume { payload }],
+                waiter: Waiter::Stored(tx),
+            },
         );
         rx.await.unwrap_or(Err(VolumeError::Closed))
     }
@@ -474,7 +510,10 @@ impl Inner {
     /// The commit head's batch is durable: apply its commands in order.
     fn apply_commit(self: &Rc<Self>, batch: DurableBatch<Waiter>) {
         self.outcomes.borrow_mut().drain(..batch.outcomes);
-        let store = Store { index: &self.index, files: self.log.files() };
+        let store = Store {
+            index: &self.index,
+            files: self.log.files(),
+        };
         let mut counters = self.counters.get();
         counters.commit_batches += 1;
         for (records, waiter) in batch.appends {
@@ -492,12 +531,16 @@ impl Inner {
                         };
                         let outcome = self.machine.apply(&store, &applied);
                         if outcome.is_err() {
-                            self.outcomes.borrow_mut().push(refused(entry, record.extent.generation));
+                            self.outcomes
+                                .borrow_mut()
+                                .push(refused(entry, record.extent.generation));
                         }
                         outcomes.push(outcome);
                     }
                     DurableBody::Volume { payload } => {
-                        if let Ok(VolumeRecord::ShardsFreed { object }) = VolumeRecord::decode(payload) {
+                        if let Ok(VolumeRecord::ShardsFreed { object }) =
+                            VolumeRecord::decode(payload)
+                        {
                             shards::free(&store, object);
                         }
                         outcomes.push(Ok(()));
@@ -521,7 +564,10 @@ impl Inner {
     }
 
     fn apply_bulk(&self, batch: DurableBatch<Waiter>) {
-        let store = Store { index: &self.index, files: self.log.files() };
+        let store = Store {
+            index: &self.index,
+            files: self.log.files(),
+        };
         let relocated = batch.head == Head::Relocate;
         let mut segments = Vec::new();
         let mut waiters = Vec::new();
@@ -547,7 +593,11 @@ impl Inner {
             waiters.push(waiter);
         }
         for run in shards::runs(&segments) {
-            if relocated { shards::relocate(&store, &run) } else { shards::insert(&store, &run) }
+            if relocated {
+                shards::relocate(&store, &run)
+            } else {
+                shards::insert(&store, &run)
+            }
         }
         for waiter in waiters {
             if let Waiter::Stored(sender) = waiter {
@@ -568,7 +618,9 @@ fn refused(entry: &MetadataEntry, generation: Generation) -> VolumeRecord {
 
 impl Sink<Waiter> for VolumeSink {
     fn durable(&self, batch: DurableBatch<Waiter>) {
-        let Some(inner) = self.0.upgrade() else { return };
+        let Some(inner) = self.0.upgrade() else {
+            return;
+        };
         if batch.appends.iter().any(|(records, _)| !records.is_empty()) {
             inner.dirty.set(true);
         }
@@ -598,7 +650,9 @@ impl Sink<Waiter> for VolumeSink {
     }
 
     fn outcomes(&self) -> (Vec<Vec<u8>>, BatchSeq) {
-        let Some(inner) = self.0.upgrade() else { return (Vec::new(), BatchSeq(0)) };
+        let Some(inner) = self.0.upgrade() else {
+            return (Vec::new(), BatchSeq(0));
+        };
         let payloads = inner
             .outcomes
             .borrow()

@@ -14,35 +14,88 @@ use shard_format::{FileNumber, Head, Kind, MetadataEntry};
 
 use super::{Liveness, Volume, VolumeError, VolumeRecord, Waiter, recover::read_header, shards};
 use crate::{
-    limits::{RECLAIM_LIVE_PERCENT, RESERVE_FILES, SPARE_FILES, STORE_BYTES_MAX},
+    limits::{
+        BATCH_RECORDS_MAX, RECLAIM_LIVE_PERCENT, RESERVE_FILES, SPARE_FILES, STORE_BYTES_MAX,
+    },
     log::{Append, Extent, FileState, LogError, Record, Segment, recover::walk_sealed},
     rt,
 };
 
 /// A live share above which copying a file costs more than it gives, even when space is short (percent).
-const PRESSURE_LIVE_PERCENT: u64 = 90;
+const PRESSURE_LIVE_PERCENT: u64 = 75;
+
+/// Records of a victim that are looked at in one turn of the reactor; about 0.1 ms.
+const RECORDS_PER_TURN: usize = 64;
+
+/// Metadata records on their way to the relocate head: what shares one append, and so one batch. Alone, each would take
+/// a directory block and a write of its own, and a file of small records would need more room than it gives back.
+#[derive(Default)]
+struct Gathered {
+    records: Vec<Record>,
+    bytes: usize,
+}
+
+impl Gathered {
+    /// Half of what a batch may hold, so that the group fits one with its directory.
+    fn is_full(&self, file_length: u64) -> bool {
+        let bytes_max = STORE_BYTES_MAX.min(file_length as usize / 8);
+        self.records.len() >= BATCH_RECORDS_MAX / 2 || self.bytes >= bytes_max
+    }
+
+    fn push(&mut self, entry: MetadataEntry, payload: &[u8]) {
+        self.bytes += payload.len();
+        self.records.push(Record::Metadata {
+            entry,
+            payload: payload.to_vec(),
+        });
+    }
+
+    fn take(&mut self) -> Vec<Record> {
+        self.bytes = 0;
+        std::mem::take(&mut self.records)
+    }
+}
 
 /// A record found in a victim.
 enum Found {
-    Metadata { entry: MetadataEntry, payload: Vec<u8>, extent: Extent, whole: bool },
-    Volume { payload: Vec<u8>, whole: bool },
-    Segment { segment: Segment, extent: Extent },
+    Metadata {
+        entry: MetadataEntry,
+        payload: Vec<u8>,
+        extent: Extent,
+        whole: bool,
+    },
+    Volume {
+        payload: Vec<u8>,
+        whole: bool,
+    },
+    Segment {
+        segment: Segment,
+        extent: Extent,
+    },
 }
 
 impl Volume {
     pub(super) async fn run_reclaim(&self) {
         loop {
-            if self.0.closing.get() || self.check_writable().is_err() {
+            // With part of the metadata lost, what looks dead may be what outranks it.
+            if self.0.closing.get()
+                || self.check_writable().is_err()
+                || self.check_all_groups().is_err()
+            {
                 return;
             }
             match self.choose() {
                 Some(file) => {
                     if let Err(e) = self.reclaim(file).await {
-                        if matches!(e, VolumeError::Closed) {
-                            return;
+                        match e {
+                            VolumeError::Closed => return,
+                            // The next one may be readable.
+                            VolumeError::Unreadable { what } => self.give_up(file, what),
+                            e => {
+                                tracing::warn!(volume = %self.id(), file = %file, error = %e, "reclaim did not finish");
+                                rt::sleep(std::time::Duration::from_millis(500)).await;
+                            }
                         }
-                        tracing::warn!(volume = %self.id(), file = %file, error = %e, "reclaim did not finish");
-                        rt::sleep(std::time::Duration::from_millis(500)).await;
                     }
                     self.0.reclaim_done.notify_all();
                 }
@@ -74,13 +127,19 @@ impl Volume {
         let files = self.0.log.files();
         let length = files.file_length();
         let short = files.free_count() < RESERVE_FILES + SPARE_FILES;
-        let limit = if short { PRESSURE_LIVE_PERCENT } else { RECLAIM_LIVE_PERCENT };
+        let limit = if short {
+            PRESSURE_LIVE_PERCENT
+        } else {
+            RECLAIM_LIVE_PERCENT
+        };
         let stuck = self.0.stuck.borrow();
         files
             .table()
             .into_iter()
             .filter(|(n, _, state, live)| {
-                matches!(state, FileState::Sealed(_)) && *live * 100 < length * limit && !stuck.contains(n)
+                matches!(state, FileState::Sealed(_))
+                    && *live * 100 < length * limit
+                    && !stuck.contains(n)
             })
             .min_by_key(|(n, _, _, live)| (*live, *n))
             .map(|(n, ..)| n)
@@ -101,7 +160,10 @@ impl Volume {
                         extent: r.extent,
                         whole: r.whole,
                     }),
-                    Kind::Volume => found.push(Found::Volume { payload: r.payload.to_vec(), whole: r.whole }),
+                    Kind::Volume => found.push(Found::Volume {
+                        payload: r.payload.to_vec(),
+                        whole: r.whole,
+                    }),
                     Kind::Segment(entry) => found.push(Found::Segment {
                         segment: Segment {
                             entry: *entry,
@@ -117,69 +179,104 @@ impl Volume {
         })
         .await?;
         if !damage.is_empty() {
-            return self.give_up(number, format!("unreadable batches {damage:?}"));
+            return Err(VolumeError::Unreadable {
+                what: format!("unreadable batches {damage:?}"),
+            });
         }
         files.set_state(number, FileState::Retiring(header.head));
-        let result = self.empty(number, &found).await;
-        if result.is_err()
-            && let Some(state) = state
-        {
-            files.set_state(number, state);
+        let mut result = self.empty(number, &found).await;
+        if result.is_ok() {
+            // What moved is in the active table, what died is in it too: both must be in a durable checkpoint before
+            // the bytes go, because the next start may read nothing but that checkpoint and the log behind it.
+            result = self.checkpoint().await;
         }
-        result?;
-
-        // What moved is in the active table, what died is in it too: both must be in a durable checkpoint before the
-        // bytes go, because the next start may read nothing but that checkpoint and the log behind it.
-        self.checkpoint().await?;
-        files.free(number, self.incarnation(), self.0.log.next_lsn()).await?;
+        if let Err(e) = result {
+            if let Some(state) = state {
+                files.set_state(number, state);
+            }
+            return Err(e);
+        }
+        if let Err(e) = files
+            .free(number, self.incarnation(), self.0.log.next_lsn())
+            .await
+        {
+            self.0.log.poison(&e);
+            return Err(e.into());
+        }
         self.count(|c| c.files_freed += 1);
         let store = self.view();
-        for f in &found {
+        for (n, f) in found.iter().enumerate() {
             if let Found::Metadata { entry, payload, .. } = f {
                 self.0.machine.freed(&store, payload, entry);
+            }
+            if n % RECORDS_PER_TURN == RECORDS_PER_TURN - 1 {
+                rt::yield_now().await;
             }
         }
         self.0.dirty.set(true);
         Ok(())
     }
 
-    fn give_up(&self, number: FileNumber, why: String) -> Result<(), VolumeError> {
+    fn give_up(&self, number: FileNumber, why: String) {
         tracing::error!(volume = %self.id(), file = %number, %why, "a segment file cannot be reclaimed");
         self.0.stuck.borrow_mut().push(number);
-        Ok(())
     }
 
     /// Copies what is live and waits until the copies are durable and the index points at them.
     async fn empty(&self, number: FileNumber, found: &[Found]) -> Result<(), VolumeError> {
         let mut pending = Vec::new();
-        let mut at = 0;
+        let mut gathered = Gathered::default();
+        let file_length = self.0.log.files().file_length();
+        let (mut at, mut looked_at) = (0, 0);
         while at < found.len() {
+            looked_at += 1;
+            if looked_at % RECORDS_PER_TURN == 0 {
+                rt::yield_now().await;
+            }
             match &found[at] {
-                Found::Metadata { entry, payload, extent, whole } => {
+                Found::Metadata {
+                    entry,
+                    payload,
+                    extent,
+                    whole,
+                } => {
                     at += 1;
                     let store = self.view();
-                    if *whole && self.0.machine.liveness(&store, payload, entry, extent) == Liveness::Dead {
+                    if *whole
+                        && self.0.machine.liveness(&store, payload, entry, extent) == Liveness::Dead
+                    {
                         continue;
                     }
                     if !whole {
                         return Err(self.damaged(number, extent));
                     }
-                    let entry = MetadataEntry { relocated: true, ..*entry };
-                    let record = Record::Metadata { entry, payload: payload.clone() };
-                    pending.push(self.relocate(record).await?);
+                    let entry = MetadataEntry {
+                        relocated: true,
+                        ..*entry
+                    };
+                    gathered.push(entry, payload);
+                    if gathered.is_full(file_length) {
+                        pending.push(self.relocate(gathered.take()).await?);
+                    }
                 }
                 Found::Volume { payload, whole } => {
                     at += 1;
                     if !whole {
-                        return Err(VolumeError::Unreadable { what: "a volume record".into() });
+                        return Err(VolumeError::Unreadable {
+                            what: "a volume record".into(),
+                        });
                     }
                     // An outcome counts as long as the file of the refused command may be replayed.
-                    if let Ok(VolumeRecord::Refused { generation, .. }) = VolumeRecord::decode(payload) {
+                    if let Ok(VolumeRecord::Refused { generation, .. }) =
+                        VolumeRecord::decode(payload)
+                    {
                         let own = self.0.log.files().generation(number);
                         let held = own != Some(generation) && self.0.log.files().holds(generation);
                         if held {
-                            let record = Record::Volume { payload: payload.clone() };
-                            pending.push(self.relocate_outcome(record).await?);
+                            let record = Record::Volume {
+                                payload: payload.clone(),
+                            };
+                            pending.push(self.relocate_outcome(vec![record]).await?);
                         }
                     }
                 }
@@ -191,10 +288,12 @@ impl Volume {
                     }
                     let (run, next) = self.read_run(number, found, at).await?;
                     at = next;
-                    pending.push(self.relocate(run).await?);
+                    pending.push(self.relocate(vec![run]).await?);
                 }
             }
-            rt::yield_now().await;
+        }
+        if !gathered.records.is_empty() {
+            pending.push(self.relocate(gathered.take()).await?);
         }
         for head in [Head::Relocate, Head::Commit] {
             self.0.log.sync(head).await?;
@@ -209,53 +308,76 @@ impl Volume {
 
     async fn relocate(
         &self,
-        record: Record,
+        records: Vec<Record>,
     ) -> Result<futures_channel::oneshot::Receiver<Result<(), VolumeError>>, VolumeError> {
-        self.append_for_reclaim(Head::Relocate, record).await
+        self.append_for_reclaim(Head::Relocate, records).await
     }
 
     /// Outcomes are read from the commit head only.
     async fn relocate_outcome(
         &self,
-        record: Record,
+        records: Vec<Record>,
     ) -> Result<futures_channel::oneshot::Receiver<Result<(), VolumeError>>, VolumeError> {
-        self.append_for_reclaim(Head::Commit, record).await
+        self.append_for_reclaim(Head::Commit, records).await
     }
 
     async fn append_for_reclaim(
         &self,
         head: Head,
-        record: Record,
+        records: Vec<Record>,
     ) -> Result<futures_channel::oneshot::Receiver<Result<(), VolumeError>>, VolumeError> {
         if self.0.closing.get() {
             return Err(VolumeError::Closed);
         }
         self.0.log.room(head).await?;
-        let bytes = match &record {
+        let bytes = |record: &Record| match record {
             Record::Metadata { payload, .. } | Record::Volume { payload } => payload.len() as u64,
             Record::Segments { data, .. } => data.len() as u64,
         };
+        let bytes: u64 = records.iter().map(bytes).sum();
         self.count(|c| c.bytes_relocated += bytes);
         let (tx, rx) = futures_channel::oneshot::channel();
-        let ticket = self.0.log.append(head, Append { records: vec![record], waiter: Waiter::Stored(tx) });
+        let ticket = self.0.log.append(
+            head,
+            Append {
+                records,
+                waiter: Waiter::Stored(tx),
+            },
+        );
         self.0.log.written(head, ticket).await?;
         Ok(rx)
     }
 
     fn damaged(&self, number: FileNumber, extent: &Extent) -> VolumeError {
-        self.0.stuck.borrow_mut().push(number);
         self.count(|c| c.checksum_failures += 1);
-        VolumeError::Unreadable { what: format!("a live record at {number}:{}", extent.offset) }
+        VolumeError::Unreadable {
+            what: format!("a live record at {number}:{}", extent.offset),
+        }
     }
 
     /// The run that starts at `found[at]`, read and verified, and the position after it.
-    async fn read_run(&self, number: FileNumber, found: &[Found], at: usize) -> Result<(Record, usize), VolumeError> {
-        let Found::Segment { segment: first, extent: start } = &found[at] else { unreachable!("checked by caller") };
+    async fn read_run(
+        &self,
+        number: FileNumber,
+        found: &[Found],
+        at: usize,
+    ) -> Result<(Record, usize), VolumeError> {
+        let Found::Segment {
+            segment: first,
+            extent: start,
+        } = &found[at]
+        else {
+            unreachable!("checked by caller")
+        };
         let mut segments = vec![*first];
-        let mut end = start.offset + (start.length as usize).next_multiple_of(shard_format::BLOCK_SIZE) as u32;
+        let mut end = start.offset
+            + (start.length as usize).next_multiple_of(shard_format::BLOCK_SIZE) as u32;
         let mut next = at + 1;
         while let Some(Found::Segment { segment, extent }) = found.get(next) {
-            let (a, b) = (&segment.entry.identity, &segments.last().expect("not empty").entry.identity);
+            let (a, b) = (
+                &segment.entry.identity,
+                &segments.last().expect("not empty").entry.identity,
+            );
             let same = (a.object, a.chunk, a.role) == (b.object, b.chunk, b.role)
                 && a.segment.0 == b.segment.0 + 1
                 && a.segment.0 % shards::SEGMENTS_PER_RUN != 0
@@ -269,7 +391,12 @@ impl Volume {
         }
         let length = end - start.offset;
         assert!(length as usize <= STORE_BYTES_MAX);
-        let pin = self.0.log.files().pin_number(number).ok_or(VolumeError::Absent)?;
+        let pin = self
+            .0
+            .log
+            .files()
+            .pin_number(number)
+            .ok_or(VolumeError::Absent)?;
         let (data, _) = pin.read(start.offset, length).await?;
         let mut offset = 0;
         for s in &segments {

@@ -15,18 +15,23 @@
 
 use std::{cell::RefCell, collections::HashSet, path::Path, rc::Rc};
 
-use shard_format::{BatchSeq, FileHeader, FileState as HeaderState, Generation, Head, Hlc, Incarnation, Kind, Lsn, PgId, VolumeRecord};
+use shard_format::{
+    FileHeader, FileState as HeaderState, Generation, Head, Hlc, Incarnation, Kind, Lsn, PgId,
+    VolumeRecord,
+};
 
 use super::{
-    Applied, Inner, Machine, Ruling, Store, Volume, VolumeConfig, VolumeError, VolumeSink, checkpoint,
-    checkpoint::Position,
+    Applied, Inner, Machine, Ruling, Store, Volume, VolumeConfig, VolumeError, VolumeSink,
+    checkpoint,
+    checkpoint::{KnownDamage, Position},
     refused, shards,
 };
 use crate::{
     index::{Index, IndexError, ScanEnd, Step, Table},
     log::{
-        FileState, Files, FilesConfig, HEADS, HeadStart, Log, LogConfig, Segment, head_index, write_footer,
-        recover::{Damage, HeadEnd, ReplayBatch, replay},
+        FileState, Files, FilesConfig, HEADS, HeadPosition, Log, LogConfig, Segment, head_index,
+        recover::{HeadEnd, ReplayBatch, ReplayRecord, replay},
+        write_footer,
     },
     rt,
 };
@@ -47,18 +52,41 @@ pub struct Recovery {
 }
 
 /// A line per loss; a volume has at most a few before it is replaced.
-const ACCEPTED_LOSSES_BYTES_MAX: usize = 1 << 20;
+pub const ACCEPTED_LOSSES_BYTES_MAX: usize = 1 << 20;
 
 /// Losses an operator has accepted by name, a line each as `ostrakon` prints them.
 pub async fn read_accepted_losses(path: &Path) -> Vec<String> {
     match rt::fs::read_file(path, ACCEPTED_LOSSES_BYTES_MAX).await {
-        Ok(bytes) => String::from_utf8_lossy(&bytes).lines().map(|l| l.trim().to_owned()).collect(),
+        Ok(bytes) => String::from_utf8_lossy(&bytes)
+            .lines()
+            .map(|l| l.trim().to_owned())
+            .collect(),
         Err(_) => Vec::new(),
     }
 }
 
 fn unreadable(what: impl ToString) -> VolumeError {
-    VolumeError::Unreadable { what: what.to_string() }
+    VolumeError::Unreadable {
+        what: what.to_string(),
+    }
+}
+
+/// Adds damage once: a later start finds it again where an earlier one did.
+fn note(damage: &mut Vec<KnownDamage>, name: String, group: Option<PgId>, suspect: bool) {
+    if !damage.iter().any(|d| d.name == name) {
+        damage.push(KnownDamage {
+            name,
+            group,
+            suspect,
+        });
+    }
+}
+
+fn name_of(r: &ReplayRecord<'_>) -> String {
+    format!(
+        "Record/{:08x}/{}/{}",
+        r.extent.file.0, r.extent.generation.0, r.lsn.0
+    )
 }
 
 /// A commit command kept back: the tail whose outcome nobody recorded.
@@ -74,7 +102,10 @@ impl Volume {
     ///
     /// # Errors
     /// Only what keeps it from opening at all. Damage that leaves it able to serve something opens it suspect.
-    pub async fn open(config: VolumeConfig, machine: Rc<dyn Machine>) -> Result<(Volume, Recovery), VolumeError> {
+    pub async fn open(
+        config: VolumeConfig,
+        machine: Rc<dyn Machine>,
+    ) -> Result<(Volume, Recovery), VolumeError> {
         let mut recovery = Recovery::default();
         let (files, found) = Files::open(FilesConfig {
             directory: config.segments(),
@@ -95,19 +126,22 @@ impl Volume {
             Err(e) => return Err(e.into()),
         };
         let position = Position::load(&index)?;
-        recovery.rebuilt = position.is_none() && found.iter().any(|f| matches!(f.header, Ok(Some(_))));
+        recovery.rebuilt =
+            position.is_none() && found.iter().any(|f| matches!(f.header, Ok(Some(_))));
         let position = position.unwrap_or_default();
         machine.restore(&position.machine);
         load_live_bytes(&index, &files)?;
 
-        let mut damage: Vec<String> = Vec::new();
-        let mut groups: Vec<PgId> = Vec::new();
-        let mut whole_volume = false;
+        let mut damage: Vec<KnownDamage> = position.damage.clone();
         for f in &found {
             if let Err(e) = &f.header {
-                damage.push(format!("Header/{:08x}/0/0-0", f.number.0));
+                note(
+                    &mut damage,
+                    format!("Header/{:08x}/0/0-0", f.number.0),
+                    None,
+                    true,
+                );
                 tracing::error!(file = %f.number, error = %e, "the header of a segment file is unreadable");
-                whole_volume = true;
             }
         }
         let headers = |head: Head| {
@@ -119,25 +153,33 @@ impl Volume {
             list.sort_by_key(|h| h.generation);
             list
         };
-        let store = Store { index: &index, files: &files };
+        let store = Store {
+            index: &index,
+            files: &files,
+        };
         let mut ends: [HeadEnd; 3] = Default::default();
         let batches = RefCell::new(0u64);
 
         for head in [Head::Bulk, Head::Relocate] {
-            let result = replay(&files, &headers(head), position.heads[head_index(head)], |batch| {
-                *batches.borrow_mut() += 1;
-                replay_bulk(&store, &*machine, &batch, &mut groups, &mut damage);
-                Ok(())
-            })
+            let result = replay(
+                &files,
+                &headers(head),
+                position.heads[head_index(head)],
+                |batch| {
+                    *batches.borrow_mut() += 1;
+                    replay_bulk(&store, &*machine, &batch, &mut damage);
+                    Ok(())
+                },
+            )
             .await?;
-            whole_volume |= head == Head::Relocate && !result.damage.is_empty();
             ends[head_index(head)] = result;
         }
 
         // Refusals are known only after the batches that record them, so commands wait until all are read. What waits
         // is bounded by what was written since the last checkpoint, or, in a rebuild, by the commit files.
         let mut refusals: HashSet<(PgId, Hlc)> = HashSet::new();
-        let mut outcomes: Vec<VolumeRecord> = Vec::new();
+        // What the checkpoint knew and no batch had recorded yet is still to be recorded.
+        let mut outcomes: Vec<VolumeRecord> = position.outcomes.clone();
         for o in &position.outcomes {
             if let VolumeRecord::Refused { pg, hlc, .. } = o {
                 refusals.insert((*pg, *hlc));
@@ -148,7 +190,8 @@ impl Volume {
             for r in &batch.records {
                 if matches!(r.entry.kind, Kind::Volume)
                     && r.whole
-                    && let Ok(VolumeRecord::Refused { pg, hlc, .. }) = VolumeRecord::decode(r.payload)
+                    && let Ok(VolumeRecord::Refused { pg, hlc, .. }) =
+                        VolumeRecord::decode(r.payload)
                 {
                     refusals.insert((pg, hlc));
                 }
@@ -179,30 +222,35 @@ impl Volume {
                         } else {
                             Ruling::Accepted
                         };
-                        let applied = Applied { entry, payload: r.payload, extent: r.extent, lsn: r.lsn, ruling };
+                        let applied = Applied {
+                            entry,
+                            payload: r.payload,
+                            extent: r.extent,
+                            lsn: r.lsn,
+                            ruling,
+                        };
                         let _ = machine.apply(&store, &applied);
                     }
                     Kind::Metadata(entry) => {
-                        groups.push(entry.origin.pg);
-                        damage.push(format!("Record/{:08x}/{}/{}", r.extent.file.0, r.extent.generation.0, r.lsn.0));
+                        note(&mut damage, name_of(r), Some(entry.origin.pg), true)
                     }
                     Kind::Volume if r.whole => match VolumeRecord::decode(r.payload) {
                         Ok(VolumeRecord::ShardsFreed { object }) => shards::free(&store, object),
                         Ok(_) => {}
-                        Err(e) => return Err(crate::log::LogError::Unreadable { what: e.to_string() }),
+                        Err(e) => {
+                            return Err(crate::log::LogError::Unreadable {
+                                what: e.to_string(),
+                            });
+                        }
                     },
                     // A lost refusal or freeing: conditions may be ruled wrongly, so the volume cannot be trusted.
-                    Kind::Volume => {
-                        whole_volume = true;
-                        damage.push(format!("Record/{:08x}/{}/{}", r.extent.file.0, r.extent.generation.0, r.lsn.0));
-                    }
+                    Kind::Volume => note(&mut damage, name_of(r), None, true),
                     Kind::Segment(_) => {}
                 }
             }
             Ok(())
         })
         .await?;
-        whole_volume |= !end.damage.is_empty();
         for t in tail {
             let applied = Applied {
                 entry: &t.entry,
@@ -217,8 +265,11 @@ impl Volume {
         }
         ends[0] = end;
 
-        for end in &ends {
-            damage.extend(end.damage.iter().map(Damage::to_string));
+        for head in HEADS {
+            for d in &ends[head_index(head)].damage {
+                // Lost segments are missed when they are read; lost metadata by nobody.
+                note(&mut damage, d.to_string(), None, head != Head::Bulk);
+            }
         }
         for head in HEADS {
             if ends[head_index(head)].ambiguous_tail {
@@ -229,13 +280,14 @@ impl Volume {
         recovery.commands_replayed = commands;
 
         let accepted = read_accepted_losses(&config.accepted_losses()).await;
-        recovery.accepted = damage.iter().filter(|d| accepted.contains(d)).cloned().collect();
-        recovery.damage = damage;
-        let open_damage: Vec<&String> = recovery.damage.iter().filter(|d| !accepted.contains(d)).collect();
-        let suspect = (whole_volume || !groups.is_empty())
-            .then_some(&open_damage)
-            .filter(|d| !d.is_empty())
-            .map(|d| format!("durable records cannot be read: {}", d.iter().map(|s| s.as_str()).collect::<Vec<_>>().join(", ")));
+        recovery.damage = damage.iter().map(|d| d.name.clone()).collect();
+        damage.retain(|d| !accepted.contains(&d.name));
+        recovery.accepted = recovery
+            .damage
+            .iter()
+            .filter(|name| !damage.iter().any(|d| d.name == **name))
+            .cloned()
+            .collect();
 
         // Everything goes on above what was ever used, and in new files. The old ones are sealed first, so that they
         // tell where they end when their successors are long freed.
@@ -251,13 +303,19 @@ impl Volume {
             .max()
             .unwrap_or(0)
             + 1;
-        let next_lsn = ends.iter().map(|e| e.next_lsn).fold(position.next_lsn.max(Lsn(1)), Lsn::max);
-        let mut heads = [HeadStart::default(); 3];
-        for (i, h) in heads.iter_mut().enumerate() {
-            let end = &ends[i];
-            *h = HeadStart { seq: BatchSeq(end.seq.0.max(position.heads[i].seq.0)), crc: end.crc };
-        }
-        let log = Log::new(files, LogConfig { incarnation: Incarnation(incarnation), next_lsn, heads });
+        let next_lsn = ends
+            .iter()
+            .map(|e| e.next_lsn)
+            .fold(position.next_lsn.max(Lsn(1)), Lsn::max);
+        let heads: [HeadPosition; 3] = std::array::from_fn(|i| ends[i].position);
+        let log = Log::new(
+            files,
+            LogConfig {
+                incarnation: Incarnation(incarnation),
+                next_lsn,
+                heads,
+            },
+        );
         for head in HEADS {
             tracing::debug!(volume = %config.volume, ?head, seq = heads[head_index(head)].seq.0, "head recovered");
         }
@@ -268,8 +326,7 @@ impl Volume {
             machine,
             outcomes: RefCell::new(outcomes),
             applied: std::cell::Cell::new(heads[0].seq),
-            suspect: RefCell::new(suspect),
-            suspect_groups: RefCell::new(if whole_volume { Vec::new() } else { groups }),
+            damage,
             index_failed: RefCell::default(),
             index_full: Default::default(),
             checkpoints_started: Default::default(),
@@ -284,8 +341,9 @@ impl Volume {
             counters: Default::default(),
         });
         let volume = Volume(inner.clone());
-        log.start(Rc::new(VolumeSink(Rc::downgrade(&inner)))).await?;
-        if volume.0.suspect.borrow().is_none() && checkpoint::due(&volume.0.index) {
+        log.start(Rc::new(VolumeSink(Rc::downgrade(&inner))))
+            .await?;
+        if checkpoint::due(&volume.0.index) {
             volume.checkpoint().await?;
         }
         volume.start_tasks();
@@ -317,8 +375,7 @@ fn replay_bulk(
     store: &Store<'_>,
     machine: &dyn Machine,
     batch: &ReplayBatch<'_>,
-    groups: &mut Vec<PgId>,
-    damage: &mut Vec<String>,
+    damage: &mut Vec<KnownDamage>,
 ) {
     let mut segments = Vec::new();
     for r in &batch.records {
@@ -336,13 +393,16 @@ fn replay_bulk(
             )),
             Kind::Metadata(entry) if r.whole => {
                 let ruling = Ruling::Accepted;
-                let applied = Applied { entry, payload: r.payload, extent: r.extent, lsn: r.lsn, ruling };
+                let applied = Applied {
+                    entry,
+                    payload: r.payload,
+                    extent: r.extent,
+                    lsn: r.lsn,
+                    ruling,
+                };
                 let _ = machine.apply(store, &applied);
             }
-            Kind::Metadata(entry) => {
-                groups.push(entry.origin.pg);
-                damage.push(format!("Record/{:08x}/{}/{}", r.extent.file.0, r.extent.generation.0, r.lsn.0));
-            }
+            Kind::Metadata(entry) => note(damage, name_of(r), Some(entry.origin.pg), true),
             Kind::Volume => {}
         }
     }
@@ -352,12 +412,21 @@ fn replay_bulk(
 }
 
 /// Files of a volume that reclaim and inspection may read: sealed, with their headers.
-pub(super) async fn read_header(files: &Files, number: shard_format::FileNumber) -> Result<FileHeader, VolumeError> {
-    let pin = files.pin_number(number).ok_or_else(|| unreadable(format!("no segment file {number}")))?;
+pub(super) async fn read_header(
+    files: &Files,
+    number: shard_format::FileNumber,
+) -> Result<FileHeader, VolumeError> {
+    let pin = files
+        .pin_number(number)
+        .ok_or_else(|| unreadable(format!("no segment file {number}")))?;
     let (buf, _) = pin.read(0, shard_format::FILE_HEADER_SIZE as u32).await?;
     let header = shard_format::decode_file_header(buf[..].try_into().expect("a header block"))
         .map_err(|e| unreadable(format!("header of segment file {number}: {e}")))?;
-    debug_assert!(files.generation(number).is_none_or(|g: Generation| g == header.value.generation));
+    debug_assert!(
+        files
+            .generation(number)
+            .is_none_or(|g: Generation| g == header.value.generation)
+    );
     debug_assert!(files.state(number) != Some(FileState::Free));
     Ok(header.value)
 }

@@ -13,8 +13,8 @@
 //! that bytes of another segment never pass.
 
 use shard_format::{
-    BLOCK_SIZE, ChunkIndex, FileNumber, Generation, Lsn, ObjectId, Role, SEGMENT_SIZE, SegmentIdentity, SegmentIndex,
-    Transform, segment_crc,
+    BLOCK_SIZE, ChunkIndex, FileNumber, Generation, Lsn, ObjectId, Role, SEGMENT_SIZE,
+    SegmentIdentity, SegmentIndex, Transform, segment_crc,
 };
 
 use super::{Store, VolumeError};
@@ -38,13 +38,22 @@ pub struct Shard {
 
 impl Shard {
     pub fn identity(&self, segment: SegmentIndex) -> SegmentIdentity {
-        SegmentIdentity { object: self.object, chunk: self.chunk, segment, role: self.role }
+        SegmentIdentity {
+            object: self.object,
+            chunk: self.chunk,
+            segment,
+            role: self.role,
+        }
     }
 }
 
 fn shard_of(s: &Segment) -> Shard {
     let i = &s.entry.identity;
-    Shard { object: i.object, chunk: i.chunk, role: i.role }
+    Shard {
+        object: i.object,
+        chunk: i.chunk,
+        role: i.role,
+    }
 }
 
 const KEY_SIZE: usize = 16 + 4 + 1 + 2;
@@ -106,8 +115,10 @@ impl RunValue {
         if places.len() % PLACE_SIZE != 0 || places.len() / PLACE_SIZE > SEGMENTS_PER_RUN as usize {
             return None;
         }
-        let u32_at = |b: &[u8], at: usize| u32::from_le_bytes(b[at..at + 4].try_into().expect("4 bytes"));
-        let u64_at = |b: &[u8], at: usize| u64::from_le_bytes(b[at..at + 8].try_into().expect("8 bytes"));
+        let u32_at =
+            |b: &[u8], at: usize| u32::from_le_bytes(b[at..at + 4].try_into().expect("4 bytes"));
+        let u64_at =
+            |b: &[u8], at: usize| u64::from_le_bytes(b[at..at + 8].try_into().expect("8 bytes"));
         let segments = places
             .chunks_exact(PLACE_SIZE)
             .map(|p| {
@@ -134,8 +145,17 @@ impl RunValue {
 
     /// Everything the run occupies.
     pub fn extent(&self) -> Extent {
-        let length = self.segments.iter().map(|s| (s.stored_len as usize).next_multiple_of(BLOCK_SIZE) as u32).sum();
-        Extent { file: self.file, generation: self.generation, offset: self.offset, length }
+        let length = self
+            .segments
+            .iter()
+            .map(|s| (s.stored_len as usize).next_multiple_of(BLOCK_SIZE) as u32)
+            .sum();
+        Extent {
+            file: self.file,
+            generation: self.generation,
+            offset: self.offset,
+            length,
+        }
     }
 }
 
@@ -143,10 +163,17 @@ impl RunValue {
 pub(super) fn check_run(segments: &[Segment]) {
     let first = segments.first().expect("a run has a segment");
     let run = first.entry.identity.segment.0 / SEGMENTS_PER_RUN;
-    assert_eq!(first.entry.identity.segment.0 % SEGMENTS_PER_RUN, 0, "a run starts at its first segment");
+    assert_eq!(
+        first.entry.identity.segment.0 % SEGMENTS_PER_RUN,
+        0,
+        "a run starts at its first segment"
+    );
     for (i, s) in segments.iter().enumerate() {
         assert_eq!(shard_of(s), shard_of(first));
-        assert_eq!(s.entry.identity.segment.0, first.entry.identity.segment.0 + i as u16);
+        assert_eq!(
+            s.entry.identity.segment.0,
+            first.entry.identity.segment.0 + i as u16
+        );
         assert_eq!(s.entry.identity.segment.0 / SEGMENTS_PER_RUN, run);
     }
 }
@@ -193,7 +220,12 @@ pub(super) fn runs(segments: &[(Segment, Extent, Lsn)]) -> Vec<Run> {
 }
 
 fn current(store: &Store<'_>, shard: &Shard, run: u16) -> Option<RunValue> {
-    store.index.get(Table::Shards, &key(shard, run), RunValue::decode).ok().flatten().flatten()
+    store
+        .index
+        .get(Table::Shards, &key(shard, run), RunValue::decode)
+        .ok()
+        .flatten()
+        .flatten()
 }
 
 /// A fresh run, or one found by recovery: the later copy (by LSN) of the same run wins; both hold the same bytes.
@@ -205,7 +237,9 @@ pub(super) fn insert(store: &Store<'_>, run: &Run) {
         store.files.sub_live(&old.extent());
     }
     store.files.add_live(&run.value.extent());
-    store.index.put(Table::Shards, &key(&run.shard, run.run), run.value.encode());
+    store
+        .index
+        .put(Table::Shards, &key(&run.shard, run.run), run.value.encode());
 }
 
 /// A run that reclaim copied: counts only if the shard is still there.
@@ -217,7 +251,11 @@ pub(super) fn relocate(store: &Store<'_>, run: &Run) {
 
 /// Whether the index points at this very copy of the run that `segment` belongs to.
 pub(super) fn is_live(store: &Store<'_>, identity: &SegmentIdentity, extent: &Extent) -> bool {
-    let shard = Shard { object: identity.object, chunk: identity.chunk, role: identity.role };
+    let shard = Shard {
+        object: identity.object,
+        chunk: identity.chunk,
+        role: identity.role,
+    };
     current(store, &shard, identity.segment.0 / SEGMENTS_PER_RUN).is_some_and(|v| {
         v.file == extent.file && v.generation == extent.generation && {
             let skip = usize::from(identity.segment.0 % SEGMENTS_PER_RUN);
@@ -268,18 +306,22 @@ pub(super) fn objects(
     let mut next = None;
     let mut start = from.0.to_vec();
     loop {
-        let end = store.index.scan(Table::Shards, &start, usize::MAX, |k, _| {
-            let Some(id) = k.first_chunk::<16>() else { return Step::Next };
-            let id = ObjectId(*id);
-            if ids.len() == max {
-                next = Some(id);
-                return Step::Stop;
-            }
-            ids.push(id);
-            let mut seek = id.0.to_vec();
-            seek.extend([0xff; KEY_SIZE - 16 + 1]);
-            Step::Seek(seek)
-        })?;
+        let end = store
+            .index
+            .scan(Table::Shards, &start, usize::MAX, |k, _| {
+                let Some(id) = k.first_chunk::<16>() else {
+                    return Step::Next;
+                };
+                let id = ObjectId(*id);
+                if ids.len() == max {
+                    next = Some(id);
+                    return Step::Stop;
+                }
+                ids.push(id);
+                let mut seek = id.0.to_vec();
+                seek.extend([0xff; KEY_SIZE - 16 + 1]);
+                Step::Seek(seek)
+            })?;
         match end {
             ScanEnd::Budget(resume) => start = resume,
             _ => return Ok((ids, next)),
@@ -302,14 +344,27 @@ pub(super) async fn fetch(
     segments_max: u16,
 ) -> Result<Fetched, VolumeError> {
     let skip = usize::from(segment.0 % SEGMENTS_PER_RUN);
-    let found = store.index.get(Table::Shards, &key(&shard, segment.0 / SEGMENTS_PER_RUN), RunValue::decode)?;
+    let found = store.index.get(
+        Table::Shards,
+        &key(&shard, segment.0 / SEGMENTS_PER_RUN),
+        RunValue::decode,
+    )?;
     let value = match found {
         None => return Err(VolumeError::Absent),
-        Some(None) => return Err(VolumeError::Unreadable { what: "an entry of the shards table".into() }),
+        Some(None) => {
+            return Err(VolumeError::Unreadable {
+                what: "an entry of the shards table".into(),
+            });
+        }
         Some(Some(v)) => v,
     };
-    let places: Vec<SegmentPlace> =
-        value.segments.iter().skip(skip).take(usize::from(segments_max)).copied().collect();
+    let places: Vec<SegmentPlace> = value
+        .segments
+        .iter()
+        .skip(skip)
+        .take(usize::from(segments_max))
+        .copied()
+        .collect();
     if places.is_empty() {
         return Err(VolumeError::Absent);
     }
@@ -324,7 +379,9 @@ pub(super) async fn fetch(
     };
     // The pin is taken in the same turn as the index was read: the file cannot be recycled in between.
     let Some(pin) = store.files.pin(&extent) else {
-        return Err(VolumeError::Unreadable { what: format!("segment file {} is gone", extent.file) });
+        return Err(VolumeError::Unreadable {
+            what: format!("segment file {} is gone", extent.file),
+        });
     };
     let (mut data, at) = pin.read(extent.offset, extent.length).await?;
     debug_assert_eq!(at, 0, "segments start at a block");
@@ -332,7 +389,9 @@ pub(super) async fn fetch(
     let mut logical = 0;
     for (i, place) in places.iter().enumerate() {
         if place.transform != Transform::None {
-            return Err(VolumeError::Unreadable { what: format!("transform {:?}", place.transform) });
+            return Err(VolumeError::Unreadable {
+                what: format!("transform {:?}", place.transform),
+            });
         }
         let stored = &data[offset..offset + place.stored_len as usize];
         let identity = shard.identity(SegmentIndex(segment.0 + i as u16));
@@ -353,5 +412,8 @@ pub(super) async fn fetch(
         offset += pad(place);
     }
     data.set_len(logical);
-    Ok(Fetched { data, count: places.len() as u16 })
+    Ok(Fetched {
+        data,
+        count: places.len() as u16,
+    })
 }
