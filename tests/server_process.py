@@ -129,7 +129,7 @@ class Server:
     def inspect(self):
         """Reads the store offline, which must find no damage. Not while the server runs."""
         done = subprocess.run(
-            [self.binary, "inspect", self.data], capture_output=True, text=True, timeout=300
+            [self.binary, "inspect", "--verify", self.data], capture_output=True, text=True, timeout=300
         )
         if done.returncode != 0:
             raise RuntimeError(f"inspect: exit code {done.returncode}\n{done.stdout}{done.stderr}")
