@@ -126,6 +126,15 @@ class Server:
         if code != 0:
             raise RuntimeError(f"exit code {code} after SIGTERM\n{self.log_tail()}")
 
+    def inspect(self):
+        """Reads the store offline, which must find no damage. Not while the server runs."""
+        done = subprocess.run(
+            [self.binary, "inspect", "--verify", self.data], capture_output=True, text=True, timeout=300
+        )
+        if done.returncode != 0:
+            raise RuntimeError(f"inspect: exit code {done.returncode}\n{done.stdout}{done.stderr}")
+        return done.stdout
+
     def log_tail(self, lines=20):
         try:
             return "\n".join(self.log.read_text(errors="replace").splitlines()[-lines:])

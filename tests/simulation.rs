@@ -8,7 +8,7 @@ use ostrakon::simulation::{Faults, Options, run};
 fn seeds() -> u64 {
     match std::env::var("OSTRAKON_SIM_SEEDS") {
         Ok(n) => n.parse().expect("OSTRAKON_SIM_SEEDS is a number"),
-        Err(_) => 500,
+        Err(_) => 400,
     }
 }
 

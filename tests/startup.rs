@@ -919,6 +919,78 @@ fn a_second_signal_stops_at_once() {
     }
 }
 
+// ---- inspect ----------------------------------------------------------------------------------------
+
+#[test]
+fn inspect_reads_a_store_offline_and_finds_a_flipped_bit() {
+    let dir = scratch();
+    let data = dir.path().join("data");
+    let server = Server::start(&mut serve(&data));
+    let client = Client::stored(&server, &data);
+    assert_eq!(client.put("/bucket", b""), 200);
+    assert_eq!(client.put("/bucket/small", b"words"), 200);
+    assert_eq!(client.put("/bucket/large", &vec![7; 300_000]), 200);
+    server.stop();
+    let inspect = || {
+        let output = Command::new(binary())
+            .args(["inspect", "--records"])
+            .arg(&data)
+            .output()
+            .unwrap();
+        (
+            output.status.code(),
+            String::from_utf8(output.stdout).unwrap(),
+            String::from_utf8(output.stderr).unwrap(),
+        )
+    };
+    let (code, text, _) = inspect();
+    assert_eq!(code, Some(0), "{text}");
+    for part in [
+        "name=\"bucket\"",
+        "key=\"small\"",
+        "body=inline",
+        "key=\"large\"",
+        "size=300000",
+    ] {
+        assert!(text.contains(part), "{part:?} is missing in {text}");
+    }
+    // The record of `small`, under its volume and file, as shown.
+    let mut volume = "";
+    let mut place = None;
+    for line in text.lines() {
+        if let Some(path) = line.strip_prefix("volume ") {
+            volume = path;
+        } else if line.contains("key=\"small\"") {
+            let field = |name: &str| {
+                let words = line.split_whitespace();
+                words
+                    .filter_map(|word| word.strip_prefix(name))
+                    .next()
+                    .unwrap()
+                    .to_owned()
+            };
+            let file = format!("{volume}/segments/{}.seg", field("file="));
+            place = Some((
+                PathBuf::from(file),
+                field("offset=").parse::<usize>().unwrap(),
+            ));
+        }
+    }
+    let (path, offset) = place.unwrap();
+    let mut bytes = std::fs::read(&path).unwrap();
+    bytes[offset + 3] ^= 4;
+    std::fs::write(&path, &bytes).unwrap();
+    let (code, text, _) = inspect();
+    assert_eq!(code, Some(1), "{text}");
+    assert!(text.contains("DAMAGE"), "{text}");
+
+    // What cannot be read is not taken for what was never there.
+    let server = Server::start(&mut serve(&data));
+    let status = Client::stored(&server, &data).get("/bucket/small").0;
+    assert!(matches!(status, 500 | 503), "{status}");
+    server.stop();
+}
+
 // ---- just enough of a client ----------------------------------------------------------------------
 
 /// Signs each request with SigV4 over an unsigned payload and opens a connection for it.

@@ -40,14 +40,18 @@ pub struct Groups {
     volume: Volume,
     machine: Rc<GroupMachine>,
     leases: RefCell<BTreeMap<ObjectId, Lease>>,
+    /// The groups' clock when the volume was opened.
+    opened: Hlc,
 }
 
 impl Groups {
     pub fn new(volume: Volume, machine: Rc<GroupMachine>) -> Groups {
+        let opened = machine.tick(rt::unix_ms());
         Groups {
             volume,
             machine,
             leases: RefCell::default(),
+            opened,
         }
     }
 
@@ -338,7 +342,9 @@ impl Groups {
                 .is_some();
             // On the free list: its turn comes.
             let listed = store.index.get(Table::Free, &object.0, |_| ())?.is_some();
-            let young = object.hlc().ms() + age.as_millis() as u64 > now;
+            // Uploads of an earlier process are over.
+            let young =
+                object.hlc() > self.opened && object.hlc().ms() + age.as_millis() as u64 > now;
             if known || listed || young || self.is_leased(object) {
                 continue;
             }

@@ -310,7 +310,7 @@ impl Machine for GroupMachine {
                 if c.present {
                     return self.aborted_liveness(store, &record, entry);
                 }
-                if register::drop_needless_tombstone(store, &register, Some(extent.generation)) {
+                if register::drop_needless_tombstone(store, &register) {
                     Liveness::Dead
                 } else {
                     Liveness::Live
@@ -324,7 +324,7 @@ impl Machine for GroupMachine {
         if let Ok(record) = MetadataRecord::decode(payload)
             && let Some(register) = register_of(&record, entry.origin.pg)
         {
-            register::drop_needless_tombstone(store, &register, None);
+            register::drop_needless_tombstone(store, &register);
         }
     }
 

@@ -267,12 +267,10 @@ fn table_of(register: &Register<'_>, present: bool) -> Table {
 
 fn with_shadow(store: &Store<'_>, slot: &mut Slot, generation: Generation) {
     slot.shadows.retain(|g| store.files.holds(*g));
-    let own = slot.place.extent.generation;
-    if generation != own && store.files.holds(generation) && !slot.shadows.contains(&generation) {
+    if store.files.holds(generation) && !slot.shadows.contains(&generation) {
         slot.shadows.push(generation);
+        slot.shadows.sort();
     }
-    slot.shadows.retain(|g| *g != own);
-    slot.shadows.sort();
 }
 
 /// Merges a record into its register.
@@ -356,20 +354,14 @@ fn insert(
     store.index.put(table, &key, slot.encode());
 }
 
-/// Removes a tombstone that shadows nothing any more. `going` is a file about to be freed together with it.
-/// Returns whether the register is (now) without a tombstone.
-pub fn drop_needless_tombstone(
-    store: &Store<'_>,
-    register: &Register<'_>,
-    going: Option<Generation>,
-) -> bool {
+/// Removes a tombstone that shadows nothing any more. Returns whether the register is (now) without a tombstone.
+///
+/// A stale record in the tombstone's own file counts: though both go when that file is freed, the index may fall back
+/// by one commit, to one that still points at the stale record, and then only the tombstone says that it is dead.
+pub fn drop_needless_tombstone(store: &Store<'_>, register: &Register<'_>) -> bool {
     match register.current(store) {
         Some(current) if !current.present => {
-            let needed = current
-                .slot
-                .shadows
-                .iter()
-                .any(|g| Some(*g) != going && store.files.holds(*g));
+            let needed = current.slot.shadows.iter().any(|g| store.files.holds(*g));
             if needed && !crate::planted!("drop-tombstone-early") {
                 return false;
             }

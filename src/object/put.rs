@@ -89,15 +89,23 @@ impl Store {
                 let version = shard_format::Body::Chunks(chunks);
                 self.commit_put(bucket, key, headers, object, size, etag, version)
                     .await
+                    // A full log took nothing; any other error may have left the command behind.
+                    .map_err(|e| {
+                        let unnamed = e == StoreError::Full;
+                        (e, unnamed)
+                    })
             }
-            Err(e) => {
-                // Nothing was proposed, so nobody will ever name these shards.
+            Err(e) => Err((e, true)),
+        };
+        let result = result.map_err(|(e, unnamed)| {
+            // Nothing was proposed, so nobody will ever name these shards.
+            if unnamed {
                 for v in volumes {
                     self.link().tell(v, Request::FreeObject { object });
                 }
-                Err(e)
             }
-        };
+            e
+        });
         self.link().tell(home, Request::Release { object });
         result
     }

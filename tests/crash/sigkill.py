@@ -57,6 +57,8 @@ def main():
                 server.kill()
                 kills += 1
                 in_start += 1
+            if kills % 10 == 0:
+                server.inspect()
             start = time.monotonic()
             server.start()
             took = time.monotonic() - start
@@ -67,6 +69,7 @@ def main():
                     f"{kills} kills, {time.monotonic() - begun:.0f} s: {load.summary()}", flush=True
                 )
         server.stop()
+        server.inspect()
         server.start()
         load.verify(server, "after a clean stop")
         server.stop()
