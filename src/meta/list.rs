@@ -19,6 +19,9 @@ use crate::{
     volume::VolumeError,
 };
 
+/// Turns after which a listing asks for a checkpoint: four times what a page of LIST_KEYS_MAX keys needs.
+const LIST_TURNS_MAX: usize = 4;
+
 /// What a page asks for.
 #[derive(Clone, Debug)]
 pub struct ListQuery {
@@ -114,6 +117,7 @@ impl Groups {
         }
         let end_of_prefix = successor(&query.prefix);
         let mut steps = LIST_STEPS_PER_TURN;
+        let mut passed = 0;
         loop {
             let end = self
                 .volume()
@@ -177,6 +181,11 @@ impl Groups {
                         LIST_STEPS_PER_TURN
                     };
                     from = resume;
+                    passed += 1;
+                    if passed == LIST_TURNS_MAX {
+                        // A page this long passes removals still in memory; a checkpoint takes them away.
+                        self.volume().want_checkpoint();
+                    }
                     rt::yield_now().await;
                 }
                 _ => return Ok(page),

@@ -231,6 +231,11 @@ impl Volume {
         }
     }
 
+    /// Asks for a checkpoint soon.
+    pub fn want_checkpoint(&self) {
+        self.0.checkpoint_wanted.notify_one();
+    }
+
     /// A checkpoint, then room kept on the drive for the next ones, so that deletes can always be checkpointed.
     async fn checkpoint_and_reserve(&self) -> Result<(), VolumeError> {
         self.checkpoint().await?;

@@ -343,10 +343,11 @@ impl Volume {
         let volume = Volume(inner.clone());
         log.start(Rc::new(VolumeSink(Rc::downgrade(&inner))))
             .await?;
-        if checkpoint::due(&volume.0.index) {
-            volume.checkpoint().await?;
-        }
         volume.start_tasks();
+        // What was replayed is written behind the back of the first requests; a full drive must open without it.
+        if checkpoint::due(&volume.0.index) {
+            volume.want_checkpoint();
+        }
         Ok((volume, recovery))
     }
 }
