@@ -692,3 +692,60 @@ async fn write_header(file: &File, header: &FileHeader) -> Result<(), LogError> 
     }
     Ok(())
 }
+
+#[cfg(test)]
+mod tests {
+    use std::time::Duration;
+
+    use super::*;
+    use crate::rt::{
+        CoreId,
+        sim::{FaultPlan, World},
+    };
+
+    /// A file is freed only when nobody reads it any more.
+    #[test]
+    fn a_file_that_is_being_read_is_not_freed() {
+        let world = World::new(1);
+        let node = world.add_node(1);
+        world.add_drive(node, "/drive", FaultPlan::healthy());
+        let config = FilesConfig {
+            directory: "/drive/segments".into(),
+            cluster: ClusterId([1; 16]),
+            drive: DriveId([2; 16]),
+            volume: VolumeId([3; 16]),
+            file_length: 1 << 20,
+            headroom: 0,
+        };
+        let (files, active) = world
+            .run_on(node, CoreId(0), async move {
+                let (files, found) = Files::open(config).await.expect("opens");
+                assert!(found.is_empty());
+                let (seq, incarnation, lsn) = (BatchSeq(1), Incarnation(1), Lsn(1));
+                let active = files
+                    .activate(Head::Bulk, SpaceClass::Start, seq, incarnation, lsn)
+                    .await
+                    .expect("there is room");
+                (Rc::new(files), active)
+            })
+            .expect("runs");
+        let number = active.handle.number;
+        files.set_state(number, FileState::Retiring(Head::Bulk));
+        let pin = files.pin_number(number).expect("it is there");
+        let freeing = files.clone();
+        world.spawn_on(node, CoreId(0), async move {
+            freeing
+                .free(number, Incarnation(1), Lsn(1))
+                .await
+                .expect("frees");
+        });
+        world.run_for(Duration::from_secs(10));
+        assert_eq!(files.state(number), Some(FileState::Retiring(Head::Bulk)));
+        world
+            .run_on(node, CoreId(0), async move { drop(pin) })
+            .expect("runs");
+        world.run_for(Duration::from_secs(1));
+        assert_eq!(files.state(number), Some(FileState::Free));
+        assert!(!files.holds(active.generation));
+    }
+}

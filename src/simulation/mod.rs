@@ -11,6 +11,7 @@
 //! | `crash`: power cuts and crashes | never lost | none |
 //! | `full`: a small drive | never lost | puts may answer full; the drive can be emptied |
 //! | `io`: failing writes and flushes | never lost | the volume goes read-only until restarted |
+//! | `slow`: a small drive whose reads now and then take seconds | never lost | puts may answer full |
 //! | `rot`: bad sectors, misdirected and lost writes | never wrong, never absent | unreadable, unavailable |
 
 pub mod command;
@@ -41,10 +42,17 @@ pub enum Faults {
     Full,
     Io,
     Rot,
+    Slow,
 }
 
 impl Faults {
-    pub const ALL: [Faults; 4] = [Faults::Crash, Faults::Full, Faults::Io, Faults::Rot];
+    pub const ALL: [Faults; 5] = [
+        Faults::Crash,
+        Faults::Full,
+        Faults::Io,
+        Faults::Rot,
+        Faults::Slow,
+    ];
 
     pub fn parse(name: &str) -> Option<Faults> {
         Faults::ALL.into_iter().find(|f| f.to_string() == name)
@@ -58,6 +66,7 @@ impl fmt::Display for Faults {
             Faults::Full => "full",
             Faults::Io => "io",
             Faults::Rot => "rot",
+            Faults::Slow => "slow",
         })
     }
 }
@@ -152,7 +161,7 @@ impl Scenario {
         let volumes = cores + rng.below(2) as u16;
         let file_length = [512 << 10, 1 << 20, 2 << 20][rng.below(3) as usize];
         // Three heads, the reserve and a spare need seven, and each restart leaves some half full.
-        let files = if faults == Faults::Full {
+        let files = if matches!(faults, Faults::Full | Faults::Slow) {
             rng.between(11, 15)
         } else {
             200
@@ -165,7 +174,7 @@ impl Scenario {
             capacity: files * file_length * u64::from(volumes) + (1 << 20),
             clients: rng.between(1, 4) as usize,
             rounds: rng.between(2, 5) as u32,
-            patient: rng.chance(0.2),
+            patient: rng.chance(0.2) || faults == Faults::Slow,
         }
     }
 
@@ -190,13 +199,17 @@ impl Scenario {
             capacity: self.capacity,
             ..FaultPlan::uneven()
         };
-        if self.patient {
+        if self.patient && self.faults != Faults::Slow {
             // Some operations take as long as reclaim needs to empty, free and refill a file.
             plan.slow = 0.01;
             plan.slow_by = Duration::from_millis(100)..=Duration::from_secs(3);
         }
         match self.faults {
             Faults::Crash | Faults::Full => {}
+            Faults::Slow => {
+                plan.slow_read = 0.05;
+                plan.slow_by = Duration::from_millis(50)..=Duration::from_secs(3);
+            }
             Faults::Io => {
                 if rng.coin() {
                     plan.write_error = 0.002;
@@ -744,7 +757,7 @@ impl Run {
                 Ok(Ok(())) => {}
                 Ok(Err(_))
                     if self.scenario.faults == Faults::Rot
-                        || self.scenario.faults == Faults::Full => {}
+                        || matches!(self.scenario.faults, Faults::Full | Faults::Slow) => {}
                 Ok(Err(e)) => return Err(format!("stopping: {e}")),
                 Err(Stop::Failed(_)) => {
                     self.failed();

@@ -260,7 +260,7 @@ impl Client {
         let unavailable = matches!(e, StoreError::Unavailable { .. } | StoreError::Full);
         let fine = match self.load.faults {
             Faults::Crash => false,
-            Faults::Full => *e == StoreError::Full,
+            Faults::Full | Faults::Slow => *e == StoreError::Full,
             Faults::Io => read_only,
             Faults::Rot => read_only || unavailable,
         };

@@ -20,6 +20,8 @@ pub struct FaultPlan {
     pub name_latency: RangeInclusive<Duration>,
     /// An operation takes `slow_by` longer.
     pub slow: f64,
+    /// A read takes `slow_by` longer.
+    pub slow_read: f64,
     pub slow_by: RangeInclusive<Duration>,
     /// A read or write transfers less than was asked for and says so.
     pub short: f64,
@@ -49,6 +51,7 @@ impl FaultPlan {
             sync_latency: us(50)..=us(1_000),
             name_latency: us(5)..=us(50),
             slow: 0.0,
+            slow_read: 0.0,
             slow_by: us(1_000)..=us(50_000),
             short: 0.0,
             read_error: 0.0,
@@ -142,7 +145,10 @@ impl Drive {
             Kind::Name => &self.plan.name_latency,
         };
         let base = draw(&mut self.latency, range);
-        let slow = self.latency.chance(self.plan.slow);
+        let slow = self.latency.chance(self.plan.slow)
+            || (kind == Kind::Read
+                && self.plan.slow_read > 0.0
+                && self.latency.chance(self.plan.slow_read));
         let extra = draw(&mut self.latency, &self.plan.slow_by);
         let took = if slow { base + extra } else { base };
         now.max(self.stalled_until) + took.max(Duration::from_nanos(1))
