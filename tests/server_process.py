@@ -10,6 +10,7 @@ import select
 import shutil
 import signal
 import subprocess
+import sys
 import tempfile
 import time
 
@@ -155,6 +156,8 @@ class Workplace:
         self.cleanups.append(action)
 
     def __enter__(self):
+        # Ended from outside it still unmounts and stops what it started.
+        signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))
         return self
 
     def __exit__(self, kind, error, trace):
