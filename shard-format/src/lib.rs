@@ -52,8 +52,9 @@ pub use id::{
     Incarnation, Lsn, ObjectId, PgId, Role, Scheme, SegmentIndex, VolumeId,
 };
 pub use metadata::{
-    Body, BucketFields, BucketState, Condition, DeleteVersion, EncodeError, Etag, MetadataRecord,
-    PutBucket, PutVersion, RecordError, VersionFields, VersionId,
+    Body, BucketFields, BucketState, ChecksumAlgorithm, ChecksumType, Condition, DeleteVersion,
+    EncodeError, Etag, MetadataRecord, ObjectChecksum, PutBucket, PutVersion, RecordError,
+    VersionFields, VersionId,
 };
 pub use volume_record::VolumeRecord;
 

@@ -103,6 +103,8 @@ pub enum Condition<'a> {
     IfNoneMatchAny,
     IfMatch(Etag<'a>),
     IfNoneMatch(Etag<'a>),
+    /// `If-Match: *`: the key has a current object.
+    IfMatchAny,
 }
 
 /// Where the bytes of a version are.
@@ -603,6 +605,7 @@ impl<'a> Condition<'a> {
                 out.put_u8(4);
                 etag.write(out)?;
             }
+            Condition::IfMatchAny => out.put_u8(5),
         }
         Ok(())
     }
@@ -613,6 +616,7 @@ impl<'a> Condition<'a> {
             2 => Ok(Condition::IfNoneMatchAny),
             3 => Ok(Condition::IfMatch(Etag::read(reader)?)),
             4 => Ok(Condition::IfNoneMatch(Etag::read(reader)?)),
+            5 => Ok(Condition::IfMatchAny),
             other => Err(out_of_range("condition", other)),
         }
     }

@@ -920,7 +920,9 @@ mod production {
     use crate::log::recover::replay;
     use crate::log::{Files, FilesConfig, HEADS, HeadPosition};
     use crate::node::{self, Settings};
-    use crate::object::{Body, BodyError, ObjectHeaders, ObjectStore};
+    use crate::object::{
+        Body, BodyError, Condition, ObjectHeaders, ObjectStore, checksum::Checksum,
+    };
     use crate::rt::{Buf, Config, CoreId, Reactor};
     use shard_format::Kind;
 
@@ -949,6 +951,10 @@ mod production {
 
         async fn finish(&mut self) -> Result<(), BodyError> {
             Ok(())
+        }
+
+        fn checksum(&self) -> Option<Checksum> {
+            None
         }
     }
 
@@ -991,7 +997,7 @@ mod production {
                 };
                 let headers = ObjectHeaders::default();
                 store
-                    .put(&bucket, key.as_bytes(), headers, &mut body)
+                    .put(&bucket, key.as_bytes(), headers, Condition::None, &mut body)
                     .await
                     .unwrap();
             }
@@ -1003,7 +1009,7 @@ mod production {
                 };
                 let headers = ObjectHeaders::default();
                 store
-                    .put(&bucket, key.as_bytes(), headers, &mut body)
+                    .put(&bucket, key.as_bytes(), headers, Condition::None, &mut body)
                     .await
                     .unwrap();
             }

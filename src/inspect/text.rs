@@ -529,6 +529,7 @@ fn condition_text(condition: &Condition<'_>) -> String {
         Condition::IfNoneMatchAny => " if-none-match=*".to_owned(),
         Condition::IfMatch(etag) => format!(" if-match={}", etag_text(etag)),
         Condition::IfNoneMatch(etag) => format!(" if-none-match={}", etag_text(etag)),
+        Condition::IfMatchAny => " if-match=*".to_owned(),
     }
 }
 

@@ -85,11 +85,15 @@ fn check_condition(condition: &Condition<'_>, current: Option<&Current>) -> Resu
         (Condition::IfMatch(_), None) => false,
         (Condition::IfNoneMatch(etag), Some(v)) => !v.etag.matches(etag),
         (Condition::IfNoneMatch(_), None) => true,
+        (Condition::IfMatchAny, v) => v.is_some(),
     };
-    if holds {
-        Ok(())
-    } else {
-        Err(Refusal::Condition)
+    match (holds, condition) {
+        (true, _) => Ok(()),
+        // S3 tells an absent object from one that differs.
+        (false, Condition::IfMatch(_) | Condition::IfMatchAny) if version.is_none() => {
+            Err(Refusal::Absent)
+        }
+        (false, _) => Err(Refusal::Condition),
     }
 }
 

@@ -8,15 +8,18 @@ use std::collections::VecDeque;
 
 use futures_util::{StreamExt, stream::FuturesOrdered};
 use shard_format::{
-    CHUNK_SIZE, ChunkIndex, Etag as FormatEtag, MetadataRecord, ObjectId, PutVersion, Role,
-    SEGMENT_SIZE, SegmentIndex,
+    CHUNK_SIZE, ChunkIndex, MetadataRecord, ObjectId, PutVersion, Role, SEGMENT_SIZE, SegmentIndex,
 };
 
-use super::{BucketInfo, Etag, ObjectHeaders, ObjectInfo, ReadObject, Store, StoreError};
+use super::{
+    BucketInfo, ObjectHeaders, ObjectInfo, ReadObject, Store, StoreError,
+    checksum::{Checksum, Kind},
+    store::etag_of,
+};
 use crate::{
     limits::{FETCHES_AHEAD, LEASE_RENEWAL},
     link::{Reply, Request},
-    meta::ObjectRecord,
+    meta::{EtagValue, ObjectRecord},
     rt::{self, Buf, Instant},
     volume::{SEGMENTS_PER_RUN, Shard, VolumeError},
 };
@@ -35,10 +38,7 @@ fn info_of(put: &PutVersion<'_>) -> ObjectInfo {
     let f = &put.fields;
     ObjectInfo {
         size: put.size,
-        etag: match put.etag {
-            FormatEtag::Md5(b) => Etag(b),
-            FormatEtag::Text(_) | FormatEtag::None => Etag([0; 16]),
-        },
+        etag: etag_of(&EtagValue::of(&put.etag)),
         modified_ms: put.modified_ms,
         headers: ObjectHeaders {
             content_type: text(f.content_type),
@@ -60,7 +60,15 @@ fn info_of(put: &PutVersion<'_>) -> ObjectInfo {
             owner: put.owner.to_owned(),
             storage_class: text(f.storage_class),
         },
+        checksum: f.checksum.and_then(checksum_of),
+        parts: Vec::new(),
     }
+}
+
+/// `None` where the record has a value that is none of its algorithm's.
+fn checksum_of(stored: shard_format::ObjectChecksum<'_>) -> Option<(Checksum, Kind)> {
+    let value = Checksum::from_bytes(stored.algorithm.into(), stored.value)?;
+    Some((value, stored.kind.into()))
 }
 
 /// A lease held at the object's group; released when dropped.

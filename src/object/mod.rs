@@ -11,9 +11,11 @@
 #![allow(async_fn_in_trait)] // One core, one thread: no future here has to be `Send`.
 
 use crate::rt::Buf;
+use checksum::Checksum;
 use std::fmt;
 
 mod bucket;
+pub mod checksum;
 mod get;
 mod put;
 mod store;
@@ -34,12 +36,64 @@ pub struct BucketInfo {
 
 /// Identifies an object's content to clients. Printed without quotes.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Etag(pub [u8; 16]);
+pub struct Etag {
+    /// Of the bytes; of the parts' MD5s if there are parts.
+    pub md5: [u8; 16],
+    /// Parts of a multipart upload; 0 for a plain object.
+    pub parts: u16,
+}
+
+impl Etag {
+    pub const fn plain(md5: [u8; 16]) -> Etag {
+        Etag { md5, parts: 0 }
+    }
+
+    /// As it is printed, with or without quotes.
+    pub fn parse(text: &str) -> Option<Etag> {
+        let text = text
+            .strip_prefix('"')
+            .and_then(|t| t.strip_suffix('"'))
+            .unwrap_or(text);
+        let (hex, parts) = match text.split_once('-') {
+            Some((hex, parts)) => {
+                let digits = !parts.starts_with(['0', '+']);
+                (hex, parts.parse().ok().filter(|_| digits)?)
+            }
+            None => (text, 0),
+        };
+        let digits: &[u8; 32] = hex.as_bytes().try_into().ok()?;
+        let mut md5 = [0; 16];
+        for (byte, pair) in md5.iter_mut().zip(digits.chunks_exact(2)) {
+            let digit = |d: u8| (d as char).to_digit(16).map(|d| d as u8);
+            *byte = digit(pair[0])? << 4 | digit(pair[1])?;
+        }
+        Some(Etag { md5, parts })
+    }
+}
 
 impl fmt::Display for Etag {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        self.0.iter().try_for_each(|byte| write!(f, "{byte:02x}"))
+        self.md5
+            .iter()
+            .try_for_each(|byte| write!(f, "{byte:02x}"))?;
+        if self.parts > 0 {
+            write!(f, "-{}", self.parts)?;
+        }
+        Ok(())
     }
+}
+
+/// When a write may take effect. Evaluated when the write is applied, so it is linearizable.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Condition {
+    #[default]
+    None,
+    /// `If-None-Match: *`: there is no object of the key.
+    Absent,
+    /// `If-Match: *`: there is one.
+    Present,
+    /// `If-Match`: there is one, and this is its tag.
+    Etag(Etag),
 }
 
 /// What a client says about an object beside its bytes. Returned as it came.
@@ -65,11 +119,127 @@ pub struct ObjectInfo {
     pub etag: Etag,
     pub modified_ms: u64,
     pub headers: ObjectHeaders,
+    pub checksum: Option<(Checksum, checksum::Kind)>,
+    /// Of a multipart upload, ascending; empty for a plain object.
+    pub parts: Vec<PartInfo>,
+}
+
+/// A part of an object, or of an upload that is not complete.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct PartInfo {
+    pub number: u16,
+    pub size: u64,
+    pub checksum: Option<Checksum>,
 }
 
 #[derive(Clone, Debug)]
 pub struct PutDone {
     pub etag: Etag,
+    pub modified_ms: u64,
+    /// What is stored.
+    pub checksum: Option<(Checksum, checksum::Kind)>,
+}
+
+/// Names an upload to clients: 32 hexadecimal digits. Means something only together with its bucket and key.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub struct UploadId(pub [u8; 16]);
+
+impl UploadId {
+    pub fn parse(text: &[u8]) -> Option<UploadId> {
+        let digits: &[u8; 32] = text.try_into().ok()?;
+        let mut id = [0; 16];
+        for (byte, pair) in id.iter_mut().zip(digits.chunks_exact(2)) {
+            let digit = |d: u8| match d {
+                b'0'..=b'9' => Some(d - b'0'),
+                b'a'..=b'f' => Some(d - b'a' + 10),
+                _ => None,
+            };
+            *byte = digit(pair[0])? << 4 | digit(pair[1])?;
+        }
+        Some(UploadId(id))
+    }
+}
+
+impl fmt::Display for UploadId {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        self.0.iter().try_for_each(|byte| write!(f, "{byte:02x}"))
+    }
+}
+
+/// An upload that is not complete.
+#[derive(Clone, Debug)]
+pub struct UploadInfo {
+    pub id: UploadId,
+    pub key: Vec<u8>,
+    pub initiated_ms: u64,
+    /// What the object will have; `owner` is who began the upload.
+    pub headers: ObjectHeaders,
+    /// The checksum that its parts must have.
+    pub checksum: Option<(checksum::Algorithm, checksum::Kind)>,
+}
+
+/// A part of an upload that is not complete.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct UploadedPart {
+    pub info: PartInfo,
+    pub md5: [u8; 16],
+    pub modified_ms: u64,
+}
+
+#[derive(Clone, Debug)]
+pub struct PartPage {
+    pub upload: UploadInfo,
+    /// Ascending by number.
+    pub parts: Vec<UploadedPart>,
+    pub truncated: bool,
+}
+
+/// A part as the client names it to complete an upload.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct CompletedPart {
+    pub number: u16,
+    pub md5: [u8; 16],
+    pub checksum: Option<Checksum>,
+}
+
+/// What completing an upload is asked for.
+#[derive(Clone, Debug, Default)]
+pub struct Completion {
+    /// Strictly ascending by number, at least one.
+    pub parts: Vec<CompletedPart>,
+    pub condition: Condition,
+    /// What the client says the object's checksum is.
+    pub checksum: Option<Checksum>,
+    pub kind: Option<checksum::Kind>,
+    /// What the client says the object's size is.
+    pub size: Option<u64>,
+}
+
+#[derive(Clone, Debug, Default)]
+pub struct UploadsRequest {
+    pub prefix: Vec<u8>,
+    pub delimiter: Option<Vec<u8>>,
+    /// Only what comes behind this key (or common prefix), or, with an upload, behind that upload of this key.
+    pub after: Vec<u8>,
+    pub after_upload: Option<UploadId>,
+    pub max_uploads: usize,
+}
+
+#[derive(Clone, Debug)]
+pub enum UploadEntry {
+    Upload(UploadInfo),
+    /// A common prefix, its delimiter included.
+    Prefix(Vec<u8>),
+}
+
+#[derive(Clone, Debug)]
+pub struct UploadsPage {
+    /// Ascending by key, uploads of one key by their begin; prefixes and uploads both count.
+    pub entries: Vec<UploadEntry>,
+    pub truncated: bool,
+    /// `after` and `after_upload` of the next page.
+    pub next_after: Vec<u8>,
+    pub next_after_upload: Option<UploadId>,
 }
 
 #[derive(Clone, Debug, Default)]
@@ -89,6 +259,7 @@ pub struct ListedObject {
     pub modified_ms: u64,
     pub owner: String,
     pub storage_class: Option<String>,
+    pub checksum: Option<(checksum::Algorithm, checksum::Kind)>,
 }
 
 #[derive(Clone, Debug)]
@@ -167,7 +338,34 @@ pub enum StoreError {
     TooLarge,
     #[error("a precondition does not hold")]
     PreconditionFailed,
+    /// Completed long ago, aborted, or never begun.
+    #[error("no such upload")]
+    NoSuchUpload,
+    /// Not uploaded, or not as the client says.
+    #[error("part {number} is not as named")]
+    InvalidPart { number: u16 },
+    /// Only the last part may be smaller than [`PART_SIZE_MIN`].
+    #[error("part {number} is too small")]
+    PartTooSmall { number: u16, size: u64 },
+    /// The sum of the parts is not the size the client says.
+    #[error("the size of the object is {size}")]
+    SizeMismatch { size: u64 },
+    /// What the client says of the whole object's checksum is not so.
+    #[error("the checksum of the object differs")]
+    ChecksumMismatch,
+    /// The upload was begun with another kind of checksum.
+    #[error("the upload has another kind of checksum")]
+    ChecksumKind,
 }
+
+/// Smallest part but the last, as on AWS.
+pub const PART_SIZE_MIN: u64 = 5 << 20;
+/// Highest number of a part, and so the most parts of an object, as on AWS.
+pub const PART_NUMBER_MAX: u16 = 10_000;
+/// Largest object of one put, and largest part: S3's 5 GiB.
+pub const PUT_SIZE_MAX: u64 = 5 << 30;
+/// Largest object, as S3 was for most of its life: 5 TiB.
+pub const OBJECT_SIZE_MAX: u64 = 5 << 40;
 
 /// A request's body, decoded. Implemented by the front, drained by the store.
 pub trait Body {
@@ -182,6 +380,9 @@ pub trait Body {
     /// Verifies what only the end can show: signatures, trailers, hashes. Called once, after
     /// [`Self::length`] bytes and before the commit.
     async fn finish(&mut self) -> Result<(), BodyError>;
+
+    /// The checksum of the bytes that is to be stored with them. Asked for after [`Self::finish`].
+    fn checksum(&self) -> Option<Checksum>;
 }
 
 /// An object being read.
@@ -215,14 +416,71 @@ pub trait ObjectStore: Clone + 'static {
         bucket: &BucketInfo,
         key: &[u8],
         headers: ObjectHeaders,
+        condition: Condition,
         body: &mut B,
     ) -> Result<PutDone, StoreError>;
     async fn head(&self, bucket: &BucketInfo, key: &[u8]) -> Result<ObjectInfo, StoreError>;
     async fn get(&self, bucket: &BucketInfo, key: &[u8]) -> Result<Self::Reader, StoreError>;
-    /// An absent key is deleted already.
-    async fn delete(&self, bucket: &BucketInfo, key: &[u8]) -> Result<(), StoreError>;
+    /// An absent key is deleted already, unless the condition says that there must be one.
+    async fn delete(
+        &self,
+        bucket: &BucketInfo,
+        key: &[u8],
+        condition: Condition,
+    ) -> Result<(), StoreError>;
     async fn list(&self, bucket: &BucketInfo, request: ListRequest)
     -> Result<ListPage, StoreError>;
+
+    async fn create_upload(
+        &self,
+        bucket: &BucketInfo,
+        key: &[u8],
+        headers: ObjectHeaders,
+        checksum: Option<(checksum::Algorithm, checksum::Kind)>,
+    ) -> Result<UploadId, StoreError>;
+    async fn upload(
+        &self,
+        bucket: &BucketInfo,
+        key: &[u8],
+        upload: UploadId,
+    ) -> Result<UploadInfo, StoreError>;
+    /// Stores part `number`, replacing an earlier one.
+    async fn put_part<B: Body>(
+        &self,
+        bucket: &BucketInfo,
+        key: &[u8],
+        upload: UploadId,
+        number: u16,
+        body: &mut B,
+    ) -> Result<UploadedPart, StoreError>;
+    /// At most `max` parts with numbers above `after`.
+    async fn parts(
+        &self,
+        bucket: &BucketInfo,
+        key: &[u8],
+        upload: UploadId,
+        after: u16,
+        max: usize,
+    ) -> Result<PartPage, StoreError>;
+    /// Makes the parts one object. Doing so again answers the same, for a day.
+    async fn complete_upload(
+        &self,
+        bucket: &BucketInfo,
+        key: &[u8],
+        upload: UploadId,
+        completion: Completion,
+    ) -> Result<PutDone, StoreError>;
+    async fn abort_upload(
+        &self,
+        bucket: &BucketInfo,
+        key: &[u8],
+        upload: UploadId,
+    ) -> Result<(), StoreError>;
+    async fn uploads(
+        &self,
+        bucket: &BucketInfo,
+        request: UploadsRequest,
+    ) -> Result<UploadsPage, StoreError>;
 
     /// Whether requests can be served; `/minio/health/ready` says so.
     fn ready(&self) -> bool;

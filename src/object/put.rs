@@ -5,12 +5,15 @@ use std::collections::BTreeSet;
 use futures_util::{StreamExt, future::join_all, stream::FuturesUnordered};
 use md5::{Digest, Md5};
 use shard_format::{
-    BLOCK_SIZE, BucketId, CHUNK_SIZE, ChunkIndex, Condition, Etag as FormatEtag, ObjectId,
-    PutVersion, Role, SEGMENT_SIZE, Scheme, SegmentEntry, SegmentIdentity, SegmentIndex, Transform,
-    VersionFields, VersionId, segment_crc,
+    BLOCK_SIZE, BucketId, CHUNK_SIZE, ChecksumType, ChunkIndex, Condition as FormatCondition,
+    Etag as FormatEtag, ObjectChecksum, ObjectId, PutVersion, Role, SEGMENT_SIZE, Scheme,
+    SegmentEntry, SegmentIdentity, SegmentIndex, Transform, VersionFields, VersionId, segment_crc,
 };
 
-use super::{Body, BucketInfo, Etag, ObjectHeaders, PutDone, Store, StoreError};
+use super::{
+    Body, BucketInfo, Condition, Etag, ObjectHeaders, PUT_SIZE_MAX, PutDone, Store, StoreError,
+    checksum::{Checksum, Kind},
+};
 use crate::{
     limits::{INLINE_BODY_MAX, STORE_BYTES_MAX, STORES_IN_FLIGHT},
     link::{Reply, Request},
@@ -19,15 +22,13 @@ use crate::{
     rt::{self, Buf},
 };
 
-/// Largest object of one put: S3's 5 GiB.
-pub const PUT_SIZE_MAX: u64 = 5 << 30;
-
 impl Store {
     pub(super) async fn put_object<B: Body>(
         &self,
         bucket: &BucketInfo,
         key: &[u8],
         headers: ObjectHeaders,
+        condition: Condition,
         body: &mut B,
     ) -> Result<PutDone, StoreError> {
         let size = body.length();
@@ -35,9 +36,11 @@ impl Store {
             return Err(StoreError::TooLarge);
         }
         if size <= INLINE_BODY_MAX as u64 {
-            self.put_inline(bucket.id, key, &headers, body).await
+            self.put_inline(bucket.id, key, &headers, condition, body)
+                .await
         } else {
-            self.put_chunked(bucket.id, key, &headers, body).await
+            self.put_chunked(bucket.id, key, &headers, condition, body)
+                .await
         }
     }
 
@@ -48,6 +51,7 @@ impl Store {
         bucket: BucketId,
         key: &[u8],
         headers: &ObjectHeaders,
+        condition: Condition,
         body: &mut B,
     ) -> Result<PutDone, StoreError> {
         let size = body.length() as usize;
@@ -60,8 +64,14 @@ impl Store {
         body.finish().await?;
         let etag: [u8; 16] = Md5::digest(&buf[..]).into();
         let object = self.new_object_id(bucket, key);
-        let version = shard_format::Body::Inline(&buf[..]);
-        self.commit_put(bucket, key, headers, object, size as u64, etag, version)
+        let version = NewVersion {
+            object,
+            size: size as u64,
+            etag,
+            checksum: body.checksum(),
+            body: shard_format::Body::Inline(&buf[..]),
+        };
+        self.commit_put(bucket, key, headers, condition, version)
             .await
     }
 
@@ -70,6 +80,7 @@ impl Store {
         bucket: BucketId,
         key: &[u8],
         headers: &ObjectHeaders,
+        condition: Condition,
         body: &mut B,
     ) -> Result<PutDone, StoreError> {
         let size = body.length();
@@ -86,8 +97,14 @@ impl Store {
         let result = match stored {
             Ok(etag) => {
                 let chunks = size.div_ceil(CHUNK_SIZE as u64) as u32;
-                let version = shard_format::Body::Chunks(chunks);
-                self.commit_put(bucket, key, headers, object, size, etag, version)
+                let version = NewVersion {
+                    object,
+                    size,
+                    etag,
+                    checksum: body.checksum(),
+                    body: shard_format::Body::Chunks(chunks),
+                };
+                self.commit_put(bucket, key, headers, condition, version)
                     .await
                     // A full log took nothing; any other error may have left the command behind.
                     .map_err(|e| {
@@ -200,52 +217,103 @@ impl Store {
             .collect()
     }
 
-    #[allow(clippy::too_many_arguments)]
     async fn commit_put(
         &self,
         bucket: BucketId,
         key: &[u8],
         headers: &ObjectHeaders,
-        object: ObjectId,
-        size: u64,
-        etag: [u8; 16],
-        body: shard_format::Body<'_>,
+        condition: Condition,
+        version: NewVersion<'_>,
     ) -> Result<PutDone, StoreError> {
-        fn bytes(s: &Option<String>) -> Option<&[u8]> {
-            s.as_deref().map(str::as_bytes)
-        }
+        let modified_ms = rt::unix_ms();
+        let tag = condition_tag(&condition);
         let put = PutVersion {
             bucket,
             key,
             version: VersionId::Null,
-            object,
-            size,
-            etag: FormatEtag::Md5(etag),
-            modified_ms: rt::unix_ms(),
+            object: version.object,
+            size: version.size,
+            etag: FormatEtag::Md5(version.etag),
+            modified_ms,
             scheme: Scheme::PLAIN,
             epoch: self.link().map().epoch,
             owner: &headers.owner,
-            condition: Condition::None,
-            body,
+            condition: format_condition(&condition, &tag),
+            body: version.body,
             fields: VersionFields {
-                content_type: bytes(&headers.content_type),
-                content_encoding: bytes(&headers.content_encoding),
-                content_language: bytes(&headers.content_language),
-                content_disposition: bytes(&headers.content_disposition),
-                cache_control: bytes(&headers.cache_control),
-                expires: bytes(&headers.expires),
-                user_metadata: headers
-                    .user
-                    .iter()
-                    .map(|(n, v)| (n.as_bytes(), v.as_bytes()))
-                    .collect(),
-                storage_class: bytes(&headers.storage_class),
-                ..VersionFields::default()
+                checksum: version.checksum.as_ref().map(|c| ObjectChecksum {
+                    algorithm: c.algorithm.into(),
+                    kind: ChecksumType::FullObject,
+                    value: c.bytes(),
+                }),
+                ..fields_of(headers)
             },
         };
         let pg = self.group(bucket, key);
         self.propose(pg, &shard_format::MetadataRecord::PutVersion(put), true)
             .await??;
-        Ok(PutDone { etag: Etag(etag) })
+        Ok(PutDone {
+            etag: Etag::plain(version.etag),
+            modified_ms,
+            checksum: version.checksum.map(|c| (c, Kind::FullObject)),
+        })
+    }
+}
+
+/// What a put adds to its headers.
+struct NewVersion<'a> {
+    object: ObjectId,
+    size: u64,
+    etag: [u8; 16],
+    checksum: Option<Checksum>,
+    body: shard_format::Body<'a>,
+}
+
+/// An entity tag as the format has it; `text` is the printed tag.
+pub(super) fn format_etag<'a>(etag: &Etag, text: &'a str) -> FormatEtag<'a> {
+    if etag.parts == 0 {
+        FormatEtag::Md5(etag.md5)
+    } else {
+        FormatEtag::Text(text)
+    }
+}
+
+/// The printed tag of a condition that has one.
+pub(super) fn condition_tag(condition: &Condition) -> String {
+    match condition {
+        Condition::Etag(etag) => etag.to_string(),
+        Condition::None | Condition::Absent | Condition::Present => String::new(),
+    }
+}
+
+/// A condition as the format has it; `tag` is its printed tag.
+pub(super) fn format_condition<'a>(condition: &Condition, tag: &'a str) -> FormatCondition<'a> {
+    match condition {
+        Condition::None => FormatCondition::None,
+        Condition::Absent => FormatCondition::IfNoneMatchAny,
+        Condition::Present => FormatCondition::IfMatchAny,
+        Condition::Etag(etag) => FormatCondition::IfMatch(format_etag(etag, tag)),
+    }
+}
+
+/// What a client says about an object, as the format has it.
+pub(super) fn fields_of(headers: &ObjectHeaders) -> VersionFields<'_> {
+    fn bytes(s: &Option<String>) -> Option<&[u8]> {
+        s.as_deref().map(str::as_bytes)
+    }
+    VersionFields {
+        content_type: bytes(&headers.content_type),
+        content_encoding: bytes(&headers.content_encoding),
+        content_language: bytes(&headers.content_language),
+        content_disposition: bytes(&headers.content_disposition),
+        cache_control: bytes(&headers.cache_control),
+        expires: bytes(&headers.expires),
+        user_metadata: headers
+            .user
+            .iter()
+            .map(|(n, v)| (n.as_bytes(), v.as_bytes()))
+            .collect(),
+        storage_class: bytes(&headers.storage_class),
+        ..VersionFields::default()
     }
 }

@@ -6,8 +6,10 @@ use futures_util::future::join_all;
 use shard_format::{BucketId, Hlc, MetadataRecord, ObjectId, PgId};
 
 use super::{
-    Body, BucketInfo, Etag, ListEntry, ListPage, ListRequest, ListedObject, ObjectHeaders,
-    ObjectInfo, ObjectStore, PutDone, Reader, StoreError,
+    Body, BucketInfo, Completion, Condition, Etag, ListEntry, ListPage, ListRequest, ListedObject,
+    ObjectHeaders, ObjectInfo, ObjectStore, PartPage, PutDone, Reader, StoreError, UploadId,
+    UploadInfo, UploadedPart, UploadsPage, UploadsRequest, checksum,
+    put::{condition_tag, format_condition},
 };
 use crate::{
     limits::LIST_KEYS_MAX,
@@ -39,6 +41,7 @@ impl From<Refusal> for StoreError {
         match r {
             Refusal::Fenced => StoreError::NoSuchBucket,
             Refusal::Condition => StoreError::PreconditionFailed,
+            Refusal::Absent => StoreError::NoSuchKey,
             Refusal::Missing => StoreError::NoSuchBucket,
             Refusal::Aborted => StoreError::Unavailable {
                 reason: "the upload took too long".into(),
@@ -179,6 +182,7 @@ impl Store {
                     modified_ms,
                     owner,
                     storage_class: None,
+                    checksum: None,
                 }),
             })
             .collect();
@@ -192,8 +196,9 @@ impl Store {
 
 pub(super) fn etag_of(value: &EtagValue) -> Etag {
     match value {
-        EtagValue::Md5(b) => Etag(*b),
-        EtagValue::Text(_) | EtagValue::None => Etag([0; 16]),
+        EtagValue::Md5(b) => Etag::plain(*b),
+        EtagValue::Text(text) => Etag::parse(text).unwrap_or(Etag::plain([0; 16])),
+        EtagValue::None => Etag::plain([0; 16]),
     }
 }
 
@@ -240,9 +245,10 @@ impl ObjectStore for Store {
         bucket: &BucketInfo,
         key: &[u8],
         headers: ObjectHeaders,
+        condition: Condition,
         body: &mut B,
     ) -> Result<PutDone, StoreError> {
-        self.put_object(bucket, key, headers, body).await
+        self.put_object(bucket, key, headers, condition, body).await
     }
 
     async fn head(&self, bucket: &BucketInfo, key: &[u8]) -> Result<ObjectInfo, StoreError> {
@@ -253,13 +259,19 @@ impl ObjectStore for Store {
         self.get_object(bucket, key).await
     }
 
-    async fn delete(&self, bucket: &BucketInfo, key: &[u8]) -> Result<(), StoreError> {
+    async fn delete(
+        &self,
+        bucket: &BucketInfo,
+        key: &[u8],
+        condition: Condition,
+    ) -> Result<(), StoreError> {
         let pg = self.group(bucket.id, key);
+        let tag = condition_tag(&condition);
         let record = MetadataRecord::DeleteVersion(shard_format::DeleteVersion {
             bucket: bucket.id,
             key,
             version: shard_format::VersionId::Null,
-            condition: shard_format::Condition::None,
+            condition: format_condition(&condition, &tag),
         });
         Ok(self.propose(pg, &record, false).await??)
     }
@@ -270,6 +282,79 @@ impl ObjectStore for Store {
         request: ListRequest,
     ) -> Result<ListPage, StoreError> {
         self.list_page(bucket, request).await
+    }
+
+    async fn create_upload(
+        &self,
+        _bucket: &BucketInfo,
+        _key: &[u8],
+        _headers: ObjectHeaders,
+        _checksum: Option<(checksum::Algorithm, checksum::Kind)>,
+    ) -> Result<UploadId, StoreError> {
+        Err(StoreError::NoSuchUpload)
+    }
+
+    async fn upload(
+        &self,
+        _bucket: &BucketInfo,
+        _key: &[u8],
+        _upload: UploadId,
+    ) -> Result<UploadInfo, StoreError> {
+        Err(StoreError::NoSuchUpload)
+    }
+
+    async fn put_part<B: Body>(
+        &self,
+        _bucket: &BucketInfo,
+        _key: &[u8],
+        _upload: UploadId,
+        _number: u16,
+        _body: &mut B,
+    ) -> Result<UploadedPart, StoreError> {
+        Err(StoreError::NoSuchUpload)
+    }
+
+    async fn parts(
+        &self,
+        _bucket: &BucketInfo,
+        _key: &[u8],
+        _upload: UploadId,
+        _after: u16,
+        _max: usize,
+    ) -> Result<PartPage, StoreError> {
+        Err(StoreError::NoSuchUpload)
+    }
+
+    async fn complete_upload(
+        &self,
+        _bucket: &BucketInfo,
+        _key: &[u8],
+        _upload: UploadId,
+        _completion: Completion,
+    ) -> Result<PutDone, StoreError> {
+        Err(StoreError::NoSuchUpload)
+    }
+
+    async fn abort_upload(
+        &self,
+        _bucket: &BucketInfo,
+        _key: &[u8],
+        _upload: UploadId,
+    ) -> Result<(), StoreError> {
+        Err(StoreError::NoSuchUpload)
+    }
+
+    async fn uploads(
+        &self,
+        _bucket: &BucketInfo,
+        _request: UploadsRequest,
+    ) -> Result<UploadsPage, StoreError> {
+        Ok(UploadsPage {
+            entries: Vec::new(),
+            truncated: false,
+            next_after: Vec::new(),
+            next_after_upload: None,
+        })
     }
 
     fn ready(&self) -> bool {

@@ -14,7 +14,7 @@
 
 use crate::http::chunked::parse_hex;
 use crate::object::BodyError;
-use crate::s3::checksum::{Algorithm, Checksum};
+use crate::object::checksum::{Algorithm, Checksum};
 use crate::s3::sigv4::ChunkSigner;
 use sha2::{Digest, Sha256};
 
@@ -272,7 +272,7 @@ impl AwsChunked {
 mod tests {
     use super::*;
     use crate::http::target::Query;
-    use crate::s3::checksum::Hasher;
+    use crate::object::checksum::Hasher;
     use crate::s3::sigv4::tests::{EXAMPLE_TIME, example_users, head};
     use crate::s3::sigv4::{Payload, authenticate};
     use proptest::prelude::*;

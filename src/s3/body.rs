@@ -13,8 +13,8 @@
 use crate::http::chunked::Chunked;
 use crate::http::head::{Framing, Head, parse_length};
 use crate::object::BodyError;
+use crate::object::checksum::{Algorithm, Checksum, Hasher};
 use crate::s3::aws_chunked::AwsChunked;
-use crate::s3::checksum::{Algorithm, Checksum, Hasher};
 use crate::s3::error::{Code, S3Error, S3Result};
 use crate::s3::sigv4::{ChunkSigner, Payload};
 use base64::Engine;

@@ -6,7 +6,7 @@
 use crate::http::chunked::BadChunk;
 use crate::http::head::{Duplicate, HeadError};
 use crate::http::target::BadTarget;
-use crate::object::{BodyError, StoreError};
+use crate::object::{BodyError, PART_SIZE_MIN, StoreError};
 use std::borrow::Cow;
 
 macro_rules! codes {
@@ -41,6 +41,7 @@ codes! {
     BucketAlreadyExists 409 "The requested bucket name is not available. Bucket names are shared by all users of this store. Please select a different name and try again.";
     BucketAlreadyOwnedByYou 409 "The bucket that you tried to create already exists, and you own it.";
     BucketNotEmpty 409 "The bucket that you tried to delete is not empty.";
+    EntityTooSmall 400 "Your proposed upload is smaller than the minimum allowed object size.";
     EntityTooLarge 400 "Your proposed upload exceeds the maximum allowed object size.";
     IllegalLocationConstraintException 400 "The specified location constraint does not match the region of this store.";
     IncompleteBody 400 "You did not provide the number of bytes specified by the Content-Length HTTP header.";
@@ -51,6 +52,8 @@ codes! {
     InvalidBucketName 400 "The specified bucket is not valid.";
     InvalidDigest 400 "The Content-MD5 or checksum value that you specified is not valid.";
     InvalidLocationConstraint 400 "The specified location constraint is not valid.";
+    InvalidPart 400 "One or more of the specified parts could not be found. The part might not have been uploaded, or the specified entity tag might not have matched the part's entity tag.";
+    InvalidPartOrder 400 "The list of parts was not in ascending order. The parts list must be specified in order by part number.";
     InvalidRange 416 "The requested range is not satisfiable.";
     InvalidRequest 400 "Invalid Request";
     InvalidStorageClass 400 "The storage class that you specified is not valid.";
@@ -65,6 +68,7 @@ codes! {
     MissingContentLength 411 "You must provide the Content-Length HTTP header.";
     MissingSecurityHeader 400 "Your request is missing a required header.";
     NoSuchBucket 404 "The specified bucket does not exist.";
+    NoSuchUpload 404 "The specified multipart upload does not exist. The upload ID might be invalid, or the multipart upload might have been aborted or completed.";
     NoSuchKey 404 "The specified key does not exist.";
     NotImplemented 501 "A header or query you provided implies functionality that is not implemented.";
     NotModified 304 "Not Modified";
@@ -200,6 +204,25 @@ impl From<StoreError> for S3Error {
             StoreError::Full => Code::InsufficientStorage.into(),
             StoreError::TooLarge => Code::EntityTooLarge.into(),
             StoreError::PreconditionFailed => Code::PreconditionFailed.into(),
+            StoreError::NoSuchUpload => Code::NoSuchUpload.into(),
+            StoreError::InvalidPart { number } => {
+                Self::from(Code::InvalidPart).with("PartNumber", number.to_string())
+            }
+            StoreError::PartTooSmall { number, size } => Self::from(Code::EntityTooSmall)
+                .with("ProposedSize", size.to_string())
+                .with("MinSizeAllowed", PART_SIZE_MIN.to_string())
+                .with("PartNumber", number.to_string()),
+            StoreError::SizeMismatch { size } => Self::new(
+                Code::InvalidRequest,
+                format!(
+                    "The provided 'x-amz-mp-object-size' header does not match the size of the object, {size}."
+                ),
+            ),
+            StoreError::ChecksumMismatch => Code::BadDigest.into(),
+            StoreError::ChecksumKind => Self::new(
+                Code::InvalidRequest,
+                "The upload was created with another checksum algorithm or type.",
+            ),
             StoreError::Unavailable { .. } | StoreError::ReadOnly { .. } => {
                 Code::ServiceUnavailable.into()
             }

@@ -194,10 +194,11 @@ mod tests {
             ListEntry::Object(ListedObject {
                 key: key.as_bytes().to_vec(),
                 size: 3,
-                etag: Etag([1; 16]),
+                etag: Etag::plain([1; 16]),
                 modified_ms: 1_369_353_600_123,
                 owner: "root-id".to_owned(),
                 storage_class: None,
+                checksum: None,
             })
         };
         let entries = vec![

@@ -1,8 +1,9 @@
 //! Objects in memory: what the tests of this layer store into.
 
 use crate::object::{
-    Body, BucketId, BucketInfo, Etag, ListEntry, ListPage, ListRequest, ListedObject,
-    ObjectHeaders, ObjectInfo, ObjectStore, PutDone, ReadObject, StoreError,
+    Body, BucketId, BucketInfo, Completion, Condition, Etag, ListEntry, ListPage, ListRequest,
+    ListedObject, ObjectHeaders, ObjectInfo, ObjectStore, PartPage, PutDone, ReadObject,
+    StoreError, UploadId, UploadInfo, UploadedPart, UploadsPage, UploadsRequest, checksum,
 };
 use crate::rt::Buf;
 use md5::{Digest, Md5};
@@ -148,6 +149,7 @@ impl ObjectStore for MemoryStore {
         bucket: &BucketInfo,
         key: &[u8],
         headers: ObjectHeaders,
+        _condition: Condition,
         body: &mut B,
     ) -> Result<PutDone, StoreError> {
         let mut bytes = Vec::new();
@@ -163,16 +165,25 @@ impl ObjectStore for MemoryStore {
         }
         assert_eq!(bytes.len() as u64, body.length());
         body.finish().await?;
-        let etag = Etag(Md5::digest(&bytes).into());
+        let etag = Etag::plain(Md5::digest(&bytes).into());
         let info = ObjectInfo {
             size: bytes.len() as u64,
             etag,
             modified_ms: crate::rt::unix_ms(),
             headers,
+            checksum: body
+                .checksum()
+                .map(|value| (value, checksum::Kind::FullObject)),
+            parts: Vec::new(),
+        };
+        let done = PutDone {
+            etag,
+            modified_ms: info.modified_ms,
+            checksum: info.checksum,
         };
         self.with(bucket, |objects| {
             objects.insert(key.to_vec(), (info, Rc::new(bytes)));
-            Ok(PutDone { etag })
+            Ok(done)
         })
     }
 
@@ -199,7 +210,12 @@ impl ObjectStore for MemoryStore {
         })
     }
 
-    async fn delete(&self, bucket: &BucketInfo, key: &[u8]) -> Result<(), StoreError> {
+    async fn delete(
+        &self,
+        bucket: &BucketInfo,
+        key: &[u8],
+        _condition: Condition,
+    ) -> Result<(), StoreError> {
         self.with(bucket, |objects| {
             objects.remove(key);
             Ok(())
@@ -246,10 +262,84 @@ impl ObjectStore for MemoryStore {
                         modified_ms: info.modified_ms,
                         owner: info.headers.owner.clone(),
                         storage_class: info.headers.storage_class.clone(),
+                        checksum: None,
                     }),
                 });
             }
             Ok(page)
+        })
+    }
+
+    async fn create_upload(
+        &self,
+        _bucket: &BucketInfo,
+        _key: &[u8],
+        _headers: ObjectHeaders,
+        _checksum: Option<(checksum::Algorithm, checksum::Kind)>,
+    ) -> Result<UploadId, StoreError> {
+        Err(StoreError::NoSuchUpload)
+    }
+
+    async fn upload(
+        &self,
+        _bucket: &BucketInfo,
+        _key: &[u8],
+        _upload: UploadId,
+    ) -> Result<UploadInfo, StoreError> {
+        Err(StoreError::NoSuchUpload)
+    }
+
+    async fn put_part<B: Body>(
+        &self,
+        _bucket: &BucketInfo,
+        _key: &[u8],
+        _upload: UploadId,
+        _number: u16,
+        _body: &mut B,
+    ) -> Result<UploadedPart, StoreError> {
+        Err(StoreError::NoSuchUpload)
+    }
+
+    async fn parts(
+        &self,
+        _bucket: &BucketInfo,
+        _key: &[u8],
+        _upload: UploadId,
+        _after: u16,
+        _max: usize,
+    ) -> Result<PartPage, StoreError> {
+        Err(StoreError::NoSuchUpload)
+    }
+
+    async fn complete_upload(
+        &self,
+        _bucket: &BucketInfo,
+        _key: &[u8],
+        _upload: UploadId,
+        _completion: Completion,
+    ) -> Result<PutDone, StoreError> {
+        Err(StoreError::NoSuchUpload)
+    }
+
+    async fn abort_upload(
+        &self,
+        _bucket: &BucketInfo,
+        _key: &[u8],
+        _upload: UploadId,
+    ) -> Result<(), StoreError> {
+        Err(StoreError::NoSuchUpload)
+    }
+
+    async fn uploads(
+        &self,
+        _bucket: &BucketInfo,
+        _request: UploadsRequest,
+    ) -> Result<UploadsPage, StoreError> {
+        Ok(UploadsPage {
+            entries: Vec::new(),
+            truncated: false,
+            next_after: Vec::new(),
+            next_after_upload: None,
         })
     }
 

@@ -19,7 +19,6 @@
 
 pub mod aws_chunked;
 pub mod body;
-pub mod checksum;
 pub mod error;
 pub mod headers;
 pub mod list;

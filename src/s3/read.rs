@@ -143,7 +143,7 @@ mod tests {
     use super::*;
     use crate::s3::sigv4::tests::head;
 
-    const ETAG: Etag = Etag([0xab; 16]);
+    const ETAG: Etag = Etag::plain([0xab; 16]);
     const MODIFIED_MS: u64 = 1_369_353_600_500;
     const BEFORE: &str = "Thu, 23 May 2013 23:59:59 GMT";
     const SAME: &str = "Fri, 24 May 2013 00:00:00 GMT";

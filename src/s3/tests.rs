@@ -1,9 +1,9 @@
 //! Whole connections over the loopback device: bytes in, bytes out, an in-memory store behind.
 
 use crate::http::date;
+use crate::object::checksum::{Algorithm, Hasher};
 use crate::rt::uring::{Config, Reactor};
 use crate::rt::{Buf, CoreId, TcpListener, TcpStream, spawn, timeout, unix_ms};
-use crate::s3::checksum::{Algorithm, Hasher};
 use crate::s3::memory::MemoryStore;
 use crate::s3::server::{Context, serve};
 use crate::s3::sigv4::tests::sign;

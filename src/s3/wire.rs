@@ -5,10 +5,10 @@
 
 use crate::http::head::{HEAD_SIZE_MAX, Head, HeadError};
 use crate::http::response::CONTINUE;
+use crate::object::checksum::Checksum;
 use crate::object::{Body, BodyError};
 use crate::rt::{Buf, Instant, TcpStream, now, timeout};
 use crate::s3::body::Decoder;
-use crate::s3::checksum::Checksum;
 use crate::s3::operations::Upload;
 use std::io;
 use std::time::Duration;
@@ -403,15 +403,15 @@ impl Body for RequestBody<'_> {
         self.verified = result.is_ok();
         result
     }
+
+    fn checksum(&self) -> Option<Checksum> {
+        self.decoder.checksum().copied()
+    }
 }
 
 impl Upload for RequestBody<'_> {
     fn is_verified(&self) -> bool {
         self.verified
-    }
-
-    fn checksum(&self) -> Option<Checksum> {
-        self.decoder.checksum().copied()
     }
 }
 

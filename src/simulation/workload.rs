@@ -8,8 +8,8 @@ use super::{
 };
 use crate::{
     object::{
-        Body, BodyError, BucketInfo, ListEntry, ListRequest, ObjectHeaders, ObjectStore,
-        ReadObject, Store, StoreError,
+        Body, BodyError, BucketInfo, Condition, ListEntry, ListRequest, ObjectHeaders, ObjectStore,
+        ReadObject, Store, StoreError, checksum::Checksum,
     },
     rt::{self, Buf, sim::Rng},
 };
@@ -83,6 +83,10 @@ impl Body for Bytes {
             Ok(())
         }
     }
+
+    fn checksum(&self) -> Option<Checksum> {
+        None
+    }
 }
 
 impl Client {
@@ -155,7 +159,13 @@ impl Client {
         };
         if let Err(e) = self
             .store
-            .put(&bucket, b"k", ObjectHeaders::default(), &mut body)
+            .put(
+                &bucket,
+                b"k",
+                ObjectHeaders::default(),
+                Condition::None,
+                &mut body,
+            )
             .await
         {
             return step("put into a new bucket", e);
@@ -165,7 +175,7 @@ impl Client {
             Err(e) => return step("delete of a bucket with an object", e),
             Ok(()) => return Err("a bucket with an object in it was deleted".to_owned()),
         }
-        if let Err(e) = self.store.delete(&bucket, b"k").await {
+        if let Err(e) = self.store.delete(&bucket, b"k", Condition::None).await {
             return step("delete from a bucket", e);
         }
         if let Err(e) = self.store.delete_bucket(&name).await {
@@ -178,7 +188,13 @@ impl Client {
         };
         match self
             .store
-            .put(&bucket, b"k", ObjectHeaders::default(), &mut body)
+            .put(
+                &bucket,
+                b"k",
+                ObjectHeaders::default(),
+                Condition::None,
+                &mut body,
+            )
             .await
         {
             Err(StoreError::NoSuchBucket) => Ok(()),
@@ -215,12 +231,12 @@ impl Client {
         };
         let result = self
             .store
-            .put(&self.load.bucket, key, headers, &mut body)
+            .put(&self.load.bucket, key, headers, Condition::None, &mut body)
             .await;
         match result {
             Ok(_) if broken => Err(format!("a broken body was stored as {}", text(key))),
             Ok(done) => {
-                if done.etag.0 != content.md5() {
+                if done.etag.md5 != content.md5() {
                     return Err(format!("put {}: wrong etag", text(key)));
                 }
                 self.load.model.borrow_mut().settle(key);
@@ -243,7 +259,11 @@ impl Client {
 
     async fn delete(&mut self, key: &[u8]) -> Result<(), String> {
         self.load.model.borrow_mut().attempt(key, None);
-        match self.store.delete(&self.load.bucket, key).await {
+        match self
+            .store
+            .delete(&self.load.bucket, key, Condition::None)
+            .await
+        {
             Ok(()) => {
                 self.load.model.borrow_mut().settle(key);
                 Ok(())
@@ -345,7 +365,7 @@ async fn read(
     pause: Option<Duration>,
 ) -> Result<([u8; 16], Vec<u8>), StoreError> {
     let mut reader = store.get(bucket, key).await?;
-    let md5 = reader.info().etag.0;
+    let md5 = reader.info().etag.md5;
     let size = reader.info().size as usize;
     let mut bytes = Vec::with_capacity(size);
     if let Some(pause) = pause {
@@ -395,7 +415,7 @@ async fn list(store: &Store, load: &Load, concurrent: bool) -> Result<(), String
             {
                 return Err(format!("listing out of order at {}", text(&o.key)));
             }
-            found.insert(o.key, (o.size as usize, o.etag.0));
+            found.insert(o.key, (o.size as usize, o.etag.md5));
         }
         if !page.truncated {
             break;
@@ -450,7 +470,7 @@ pub async fn empty_and_refill(store: &Store, load: &Load) -> Result<(), String> 
     for name in names {
         load.model.borrow_mut().attempt(&name, None);
         store
-            .delete(&load.bucket, &name)
+            .delete(&load.bucket, &name, Condition::None)
             .await
             .map_err(|e| format!("delete on a full drive: {e}"))?;
         load.model.borrow_mut().settle(&name);
@@ -468,7 +488,13 @@ pub async fn empty_and_refill(store: &Store, load: &Load) -> Result<(), String> 
         };
         load.model.borrow_mut().attempt(&name, Some(content));
         match store
-            .put(&load.bucket, &name, ObjectHeaders::default(), &mut body)
+            .put(
+                &load.bucket,
+                &name,
+                ObjectHeaders::default(),
+                Condition::None,
+                &mut body,
+            )
             .await
         {
             Ok(_) => {

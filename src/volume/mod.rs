@@ -102,6 +102,8 @@ pub enum Refusal {
     Aborted,
     /// `If-Match` or `If-None-Match` does not hold.
     Condition,
+    /// `If-Match` asks for an object, and there is none.
+    Absent,
     /// The name belongs to another bucket.
     Exists(BucketId),
     /// There is nothing of that name or id.

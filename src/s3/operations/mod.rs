@@ -5,10 +5,10 @@ use crate::http::head::Head;
 use crate::http::response::ResponseHead;
 use crate::http::target::Query;
 use crate::object::{
-    Body, BucketInfo, ListPage, ObjectHeaders, ObjectInfo, ObjectStore, ReadObject, StoreError,
+    Body, BucketInfo, Condition, ListPage, ObjectHeaders, ObjectInfo, ObjectStore, PUT_SIZE_MAX,
+    ReadObject, StoreError,
 };
 use crate::rt::Buf;
-use crate::s3::checksum::Checksum;
 use crate::s3::error::{Code, S3Error, S3Result};
 use crate::s3::list::{List, owner, parse_count, parse_token, text, write_token};
 use crate::s3::names::{Resource, is_bucket_name};
@@ -16,9 +16,6 @@ use crate::s3::read::{check_conditions, chosen_range};
 use crate::s3::route::Operation;
 use crate::s3::users::{User, Users};
 use crate::s3::xml::{Document, leaves};
-
-/// Largest object of one PUT, as on AWS.
-pub const PUT_SIZE_MAX: u64 = 5 << 30;
 
 /// Names and values of user metadata together, as on AWS.
 pub const METADATA_SIZE_MAX: usize = 2 * 1024;
@@ -43,8 +40,6 @@ pub struct Request<'a> {
 pub trait Upload: Body {
     /// [`Body::finish`] has succeeded.
     fn is_verified(&self) -> bool;
-    /// The checksum that the client gave and that was found to be true.
-    fn checksum(&self) -> Option<Checksum>;
 }
 
 /// What follows the head of an answer.
@@ -138,7 +133,9 @@ pub async fn run<S: ObjectStore, B: Upload>(
         Operation::HeadObject => head_object(store, request).await,
         Operation::DeleteObject => {
             let bucket = bucket(store, request).await?;
-            store.delete(&bucket, &request.resource.key).await?;
+            store
+                .delete(&bucket, &request.resource.key, Condition::None)
+                .await?;
             Ok(Answer::empty(204))
         }
         Operation::PutObject => unreachable!("handled above"),
@@ -334,7 +331,13 @@ async fn put_object<S: ObjectStore, B: Upload>(
     let headers = object_headers(head, &request.user.id)?;
     let bucket = bucket(store, request).await?;
     let done = store
-        .put(&bucket, &request.resource.key, headers, body)
+        .put(
+            &bucket,
+            &request.resource.key,
+            headers,
+            Condition::None,
+            body,
+        )
         .await?;
     // The pair of the check in the store: what was not verified must not have become visible.
     assert!(

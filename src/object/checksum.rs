@@ -1,4 +1,4 @@
-//! The additional checksums of S3, over the bytes of an object.
+//! The additional checksums of S3: over the bytes of an object or part, and of several parts.
 
 use base64::Engine;
 use base64::engine::general_purpose::STANDARD as BASE64;
@@ -68,6 +68,74 @@ impl Algorithm {
     }
 }
 
+/// What a checksum of several parts is over.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Kind {
+    /// The bytes of the object.
+    FullObject,
+    /// The checksums of its parts, one after the other. Clients write it with `-` and the number of parts.
+    Composite,
+}
+
+impl Kind {
+    /// As in `x-amz-checksum-type`.
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::FullObject => "FULL_OBJECT",
+            Self::Composite => "COMPOSITE",
+        }
+    }
+
+    pub fn from_name(name: &[u8]) -> Option<Self> {
+        [Self::FullObject, Self::Composite]
+            .into_iter()
+            .find(|one| one.name().as_bytes() == name)
+    }
+}
+
+impl From<shard_format::ChecksumAlgorithm> for Algorithm {
+    fn from(stored: shard_format::ChecksumAlgorithm) -> Self {
+        use shard_format::ChecksumAlgorithm as Stored;
+        match stored {
+            Stored::Crc32 => Self::Crc32,
+            Stored::Crc32c => Self::Crc32c,
+            Stored::Crc64Nvme => Self::Crc64Nvme,
+            Stored::Sha1 => Self::Sha1,
+            Stored::Sha256 => Self::Sha256,
+        }
+    }
+}
+
+impl From<Algorithm> for shard_format::ChecksumAlgorithm {
+    fn from(algorithm: Algorithm) -> Self {
+        match algorithm {
+            Algorithm::Crc32 => Self::Crc32,
+            Algorithm::Crc32c => Self::Crc32c,
+            Algorithm::Crc64Nvme => Self::Crc64Nvme,
+            Algorithm::Sha1 => Self::Sha1,
+            Algorithm::Sha256 => Self::Sha256,
+        }
+    }
+}
+
+impl From<shard_format::ChecksumType> for Kind {
+    fn from(stored: shard_format::ChecksumType) -> Self {
+        match stored {
+            shard_format::ChecksumType::FullObject => Self::FullObject,
+            shard_format::ChecksumType::Composite => Self::Composite,
+        }
+    }
+}
+
+impl From<Kind> for shard_format::ChecksumType {
+    fn from(kind: Kind) -> Self {
+        match kind {
+            Kind::FullObject => Self::FullObject,
+            Kind::Composite => Self::Composite,
+        }
+    }
+}
+
 /// A checksum's value, big endian where it is a number.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Checksum {
@@ -76,6 +144,11 @@ pub struct Checksum {
 }
 
 impl Checksum {
+    /// From its bytes; `None` if there are not as many as the algorithm has.
+    pub fn from_bytes(algorithm: Algorithm, value: &[u8]) -> Option<Self> {
+        (value.len() == algorithm.size()).then(|| Self::new(algorithm, value))
+    }
+
     fn new(algorithm: Algorithm, value: &[u8]) -> Self {
         let mut bytes = [0; 32];
         bytes[..algorithm.size()].copy_from_slice(value);
