@@ -439,7 +439,7 @@ fn wrong_requests_change_nothing() {
     });
 }
 
-const METADATA_TOO_MUCH: usize = crate::s3::operations::METADATA_SIZE_MAX;
+const METADATA_TOO_MUCH: usize = crate::s3::operations::object::METADATA_SIZE_MAX;
 
 #[test]
 fn pipelined_requests_are_answered_in_order() {
