@@ -4,8 +4,10 @@ use crate::http::date;
 use crate::http::head::Head;
 use crate::http::response::ResponseHead;
 use crate::http::target::Query;
+use crate::object::checksum::Algorithm;
 use crate::object::{Body, BucketInfo, ListPage, ObjectStore, StoreError};
 use crate::rt::Buf;
+use crate::rt::sync::Semaphore;
 use crate::s3::error::{Code, S3Error, S3Result};
 use crate::s3::list::{List, owner, parse_count, parse_token, text, write_token};
 use crate::s3::names::{Resource, is_bucket_name};
@@ -13,28 +15,70 @@ use crate::s3::route::Operation;
 use crate::s3::users::{User, Users};
 use crate::s3::xml::{Document, leaves};
 
+mod attributes;
+mod copy;
+mod multipart;
 pub mod object;
 
-/// Largest body of an operation that is not a PUT of an object. The largest that is known,
+/// Largest body of an operation that does not name a larger one. The largest that is known,
 /// `CreateBucketConfiguration`, is under 1 KiB.
 const DOCUMENT_SIZE_MAX: u64 = 64 * 1024;
 
 /// The region whose buckets have no location, and where making one's bucket again is fine.
 const FIRST_REGION: &str = "us-east-1";
 
+/// Copies of at most this size do not wait behind larger ones.
+const SMALL_COPY_SIZE_MAX: u64 = 1 << 20;
+
+/// Copies of one core at a time. A copy holds buffers while it waits for buffers, which nothing else
+/// does: without a bound the pool could be full of copies that wait for each other. A large one
+/// holds at most 3 pieces that are written and 2 that are read, 5 MiB; a small one 2 MiB. That is
+/// 36 MiB of the pool's 64.
+const LARGE_COPIES_MAX: usize = 4;
+const SMALL_COPIES_MAX: usize = 8;
+
+/// Bytes of large documents ([`DOCUMENT_SIZE_MAX`] and more) that one core reads at a time: four of
+/// the largest.
+const LARGE_DOCUMENTS_SIZE_MAX: u64 = 16 << 20;
+
+/// What the requests of a core share, so that many of them together stay within its memory.
+pub struct Limits {
+    large_copies: Semaphore,
+    small_copies: Semaphore,
+    documents: Semaphore,
+}
+
+impl Default for Limits {
+    fn default() -> Self {
+        Self {
+            large_copies: Semaphore::new(LARGE_COPIES_MAX),
+            small_copies: Semaphore::new(SMALL_COPIES_MAX),
+            documents: Semaphore::new(LARGE_DOCUMENTS_SIZE_MAX as usize),
+        }
+    }
+}
+
 /// A request whose sender is known.
 #[derive(Clone, Copy)]
 pub struct Request<'a> {
+    /// With the headers that a presigned request has in its query.
     pub head: &'a Head,
     pub query: &'a Query<'a>,
     pub resource: &'a Resource,
     pub user: &'a User,
+    pub limits: &'a Limits,
 }
 
 /// A body with the checks that clients ask for.
 pub trait Upload: Body {
     /// [`Body::finish`] has succeeded.
     fn is_verified(&self) -> bool;
+
+    /// The algorithm of the checksum that the client gives, or asks for.
+    fn algorithm(&self) -> Option<Algorithm>;
+
+    /// Has a checksum found where the client gives none. Before the first byte.
+    fn compute(&mut self, algorithm: Algorithm);
 }
 
 /// What follows the head of an answer.
@@ -85,10 +129,15 @@ pub async fn run<S: ObjectStore, B: Upload>(
     body: &mut B,
 ) -> S3Result<Answer<S::Reader>> {
     check_version(request.query)?;
-    if operation == Operation::PutObject {
-        return object::put_object(store, request, body).await;
+    match operation {
+        Operation::PutObject => return object::put_object(store, request, body).await,
+        Operation::UploadPart => return multipart::upload_part(store, request, body).await,
+        Operation::CompleteMultipartUpload => {
+            return multipart::complete(store, request, body).await;
+        }
+        _ => {}
     }
-    let document = whole_body(body).await?;
+    let document = whole_body(body, DOCUMENT_SIZE_MAX).await?;
     match operation {
         Operation::ListBuckets => list_buckets(store, users, request).await,
         Operation::CreateBucket => create_bucket(store, users, request, &document).await,
@@ -127,7 +176,15 @@ pub async fn run<S: ObjectStore, B: Upload>(
         Operation::GetObject => object::get_object(store, request).await,
         Operation::HeadObject => object::head_object(store, request).await,
         Operation::DeleteObject => object::delete_object(store, request).await,
-        Operation::PutObject => unreachable!("handled above"),
+        Operation::CopyObject => copy::copy_object(store, request, &document).await,
+        Operation::UploadPartCopy => copy::upload_part_copy(store, request, &document).await,
+        Operation::GetObjectAttributes => attributes::attributes(store, request).await,
+        Operation::CreateMultipartUpload => multipart::create(store, request).await,
+        Operation::ListParts => multipart::list_parts(store, users, request).await,
+        Operation::AbortMultipartUpload => multipart::abort(store, request).await,
+        Operation::PutObject | Operation::UploadPart | Operation::CompleteMultipartUpload => {
+            unreachable!("handled above")
+        }
     }
 }
 
@@ -139,19 +196,25 @@ fn check_version(query: &Query<'_>) -> S3Result<()> {
     }
 }
 
-async fn whole_body<B: Upload>(body: &mut B) -> S3Result<Vec<u8>> {
+/// All of a body that may have `max` bytes. Memory is taken as the bytes come, not as announced.
+async fn whole_body<B: Upload>(body: &mut B, max: u64) -> S3Result<Vec<u8>> {
+    const PIECE_SIZE: usize = 16 * 1024;
     let length = body.length();
-    if length > DOCUMENT_SIZE_MAX {
+    if length > max {
         return Err(S3Error::from(Code::MaxMessageLengthExceeded)
-            .with("MaxMessageLengthBytes", DOCUMENT_SIZE_MAX.to_string()));
+            .with("MaxMessageLengthBytes", max.to_string()));
     }
     let length = length as usize;
     let mut document = Vec::new();
-    if length > 0 {
-        let buf = Buf::try_alloc(length).ok_or_else(|| S3Error::from(Code::SlowDown))?;
-        let (mut buf, end) = body.fill(buf, 0, length).await?;
+    while document.len() < length {
+        let want = PIECE_SIZE.min(length - document.len());
+        let buf = Buf::try_alloc(want).ok_or_else(|| S3Error::from(Code::SlowDown))?;
+        let (mut buf, end) = body.fill(buf, 0, want).await?;
         buf.set_len(end);
         document.extend_from_slice(&buf);
+        if end < want {
+            return Err(Code::IncompleteBody.into());
+        }
     }
     body.finish().await?;
     Ok(document)
@@ -159,8 +222,18 @@ async fn whole_body<B: Upload>(body: &mut B) -> S3Result<Vec<u8>> {
 
 /// The bucket of the request, if it exists and the user may use it.
 async fn bucket<S: ObjectStore>(store: &S, request: Request<'_>) -> S3Result<BucketInfo> {
-    let name = &request.resource.bucket;
-    let named = |error: S3Error| error.with("BucketName", name.clone());
+    let expected = request.head.single("x-amz-expected-bucket-owner")?;
+    bucket_called(store, request.user, &request.resource.bucket, expected).await
+}
+
+/// The bucket `name`, if it exists, `user` may use it and its owner is the `expected` one.
+async fn bucket_called<S: ObjectStore>(
+    store: &S,
+    user: &User,
+    name: &str,
+    expected: Option<&[u8]>,
+) -> S3Result<BucketInfo> {
+    let named = |error: S3Error| error.with("BucketName", name);
     if !is_bucket_name(name) {
         return Err(named(Code::InvalidBucketName.into()));
     }
@@ -169,12 +242,10 @@ async fn bucket<S: ObjectStore>(store: &S, request: Request<'_>) -> S3Result<Buc
         Err(StoreError::NoSuchBucket) => return Err(named(Code::NoSuchBucket.into())),
         Err(error) => return Err(error.into()),
     };
-    if !request.user.root && bucket.owner != request.user.id {
+    if !user.root && bucket.owner != user.id {
         return Err(Code::AccessDenied.into());
     }
-    if let Some(expected) = request.head.single("x-amz-expected-bucket-owner")?
-        && expected != bucket.owner.as_bytes()
-    {
+    if expected.is_some_and(|expected| expected != bucket.owner.as_bytes()) {
         return Err(Code::AccessDenied.into());
     }
     Ok(bucket)

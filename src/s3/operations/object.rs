@@ -5,20 +5,27 @@ use crate::http::date;
 use crate::http::head::{Framing, Head};
 use crate::http::response::ResponseHead;
 use crate::http::target::Query;
-use crate::object::{Condition, ObjectHeaders, ObjectInfo, ObjectStore, PUT_SIZE_MAX, ReadObject};
+use crate::object::checksum::{Algorithm, Checksum, Kind};
+use crate::object::{
+    BucketInfo, Condition, ObjectHeaders, ObjectInfo, ObjectStore, PART_NUMBER_MAX, PUT_SIZE_MAX,
+    ReadObject,
+};
+use crate::s3::conditions::{Demand, check_read, write_demand};
 use crate::s3::error::{Code, S3Error, S3Result};
-use crate::s3::list::text;
-use crate::s3::read::{check_conditions, chosen_range};
+use crate::s3::list::{parse_count, text};
+use crate::s3::read::chosen_range;
 
 /// Names and values of user metadata together, as on AWS.
 pub const METADATA_SIZE_MAX: usize = 2 * 1024;
 
-pub(super) async fn put_object<S: ObjectStore, B: Upload>(
-    store: &S,
-    request: Request<'_>,
-    body: &mut B,
-) -> S3Result<Answer<S::Reader>> {
-    let head = request.head;
+/// The checksum of what comes without one, as on AWS.
+pub(super) const DEFAULT_CHECKSUM: Algorithm = Algorithm::Crc64Nvme;
+
+/// Access control lists that grant nothing to others.
+const PRIVATE_ACLS: &[&str] = &["private", "bucket-owner-full-control"];
+
+/// Refuses a body that comes without its length, or is larger than a put may be.
+pub(super) fn check_body<B: Upload>(head: &Head, body: &B) -> S3Result<()> {
     if head.framing == Framing::None {
         return Err(Code::MissingContentLength.into());
     }
@@ -27,18 +34,49 @@ pub(super) async fn put_object<S: ObjectStore, B: Upload>(
             .with("ProposedSize", body.length().to_string())
             .with("MaxSizeAllowed", PUT_SIZE_MAX.to_string()));
     }
-    only(head, "x-amz-acl", &["private", "bucket-owner-full-control"])?;
+    Ok(())
+}
+
+/// The condition of a write of the request's key.
+pub(super) async fn condition<S: ObjectStore>(
+    store: &S,
+    bucket: &BucketInfo,
+    request: Request<'_>,
+) -> S3Result<Condition> {
+    match write_demand(request.head)? {
+        Demand::Condition(condition) => Ok(condition),
+        // Refused whatever there is; only the words differ.
+        Demand::Never => match store.head(bucket, &request.resource.key).await {
+            Ok(_) => Err(Code::PreconditionFailed.into()),
+            Err(error) => Err(with_key(error, request)),
+        },
+    }
+}
+
+/// A checksum as clients read it: that of several parts has their number behind it.
+pub(super) fn checksum_text(checksum: &Checksum, kind: Kind, parts: usize) -> String {
+    match kind {
+        Kind::FullObject => checksum.base64(),
+        Kind::Composite => format!("{}-{parts}", checksum.base64()),
+    }
+}
+
+pub(super) async fn put_object<S: ObjectStore, B: Upload>(
+    store: &S,
+    request: Request<'_>,
+    body: &mut B,
+) -> S3Result<Answer<S::Reader>> {
+    let head = request.head;
+    check_body(head, body)?;
     let headers = object_headers(head, &request.user.id)?;
     let bucket = bucket(store, request).await?;
+    let condition = condition(store, &bucket, request).await?;
+    let asked = body.algorithm().is_some();
+    body.compute(DEFAULT_CHECKSUM);
     let done = store
-        .put(
-            &bucket,
-            &request.resource.key,
-            headers,
-            Condition::None,
-            body,
-        )
-        .await?;
+        .put(&bucket, &request.resource.key, headers, condition, body)
+        .await
+        .map_err(|error| with_key(error, request))?;
     // The pair of the check in the store: what was not verified must not have become visible.
     assert!(
         body.is_verified(),
@@ -46,17 +84,18 @@ pub(super) async fn put_object<S: ObjectStore, B: Upload>(
     );
     let mut answer = Answer::empty(200);
     answer.head.field("etag", format!("\"{}\"", done.etag));
-    if let Some(checksum) = body.checksum() {
+    if let Some(checksum) = body.checksum().filter(|_| asked) {
         answer
             .head
-            .field(checksum.algorithm.header(), checksum.base64());
-        answer.head.field("x-amz-checksum-type", "FULL_OBJECT");
+            .field(checksum.algorithm.header(), checksum.base64())
+            .field("x-amz-checksum-type", Kind::FullObject.name());
     }
     Ok(answer)
 }
 
-/// What the head of a PUT says about the object.
-fn object_headers(head: &Head, owner: &str) -> S3Result<ObjectHeaders> {
+/// What the head of a request that begins an object says about it.
+pub(super) fn object_headers(head: &Head, owner: &str) -> S3Result<ObjectHeaders> {
+    only(head, "x-amz-acl", PRIVATE_ACLS)?;
     let text = |name: &'static str| -> S3Result<Option<String>> {
         let Some(value) = head.single(name)? else {
             return Ok(None);
@@ -74,12 +113,7 @@ fn object_headers(head: &Head, owner: &str) -> S3Result<ObjectHeaders> {
             .collect();
         (!others.is_empty()).then(|| others.join(","))
     });
-    let storage_class = match text("x-amz-storage-class")?.as_deref() {
-        None | Some("STANDARD") => None,
-        // Stored like any other object, and returned as it came.
-        Some("REDUCED_REDUNDANCY") => Some("REDUCED_REDUNDANCY".to_owned()),
-        Some(_) => return Err(Code::InvalidStorageClass.into()),
-    };
+    let storage_class = storage_class(head)?;
     let mut user: Vec<(String, String)> = Vec::new();
     let mut size = 0;
     for (name, value) in head.fields() {
@@ -120,6 +154,79 @@ fn object_headers(head: &Head, owner: &str) -> S3Result<ObjectHeaders> {
     })
 }
 
+/// The class that a request asks for; `None` is STANDARD.
+pub(super) fn storage_class(head: &Head) -> S3Result<Option<String>> {
+    match head.single("x-amz-storage-class")? {
+        None | Some(b"" | b"STANDARD") => Ok(None),
+        // Stored like any other object, and returned as it came.
+        Some(b"REDUCED_REDUNDANCY") => Ok(Some("REDUCED_REDUNDANCY".to_owned())),
+        Some(_) => Err(Code::InvalidStorageClass.into()),
+    }
+}
+
+/// The parameter `partNumber`.
+pub(super) fn part_number(query: &Query<'_>) -> S3Result<Option<u16>> {
+    let Some(value) = text(query, "partNumber")? else {
+        return Ok(None);
+    };
+    parse_count(value)
+        .and_then(|number| u16::try_from(number).ok())
+        .filter(|number| (1..=PART_NUMBER_MAX).contains(number))
+        .map(Some)
+        .ok_or_else(|| {
+            S3Error::invalid_argument(
+                "Part number must be an integer between 1 and 10000, inclusive",
+                "partNumber",
+            )
+        })
+}
+
+/// A part of an object that is asked for by its number.
+struct Part {
+    start: u64,
+    end: u64,
+    checksum: Option<Checksum>,
+}
+
+/// The part that `partNumber` names; a plain object is its own only part.
+fn chosen_part(request: Request<'_>, info: &ObjectInfo) -> S3Result<Option<Part>> {
+    let Some(number) = part_number(request.query)? else {
+        return Ok(None);
+    };
+    if request.head.first("range").is_some() {
+        return Err(S3Error::new(
+            Code::InvalidRequest,
+            "Cannot specify both Range header and partNumber query parameter",
+        ));
+    }
+    if info.parts.is_empty() && number == 1 {
+        return Ok(Some(Part {
+            start: 0,
+            end: info.size,
+            checksum: info.checksum.map(|(checksum, _)| checksum),
+        }));
+    }
+    let mut start = 0u64;
+    for part in &info.parts {
+        let end = start.saturating_add(part.size);
+        if part.number == number {
+            // The sum of the parts is the object: anything else is damage.
+            if end > info.size {
+                return Err(Code::InternalError.into());
+            }
+            return Ok(Some(Part {
+                start,
+                end,
+                checksum: part.checksum,
+            }));
+        }
+        start = end;
+    }
+    Err(S3Error::from(Code::InvalidPartNumber)
+        .with("PartNumberRequested", number.to_string())
+        .with("ActualPartCount", info.parts.len().max(1).to_string()))
+}
+
 /// What GET and HEAD have in common: the decision, and the head of the answer to it.
 struct Chosen {
     head: ResponseHead,
@@ -128,7 +235,17 @@ struct Chosen {
 }
 
 fn choose(request: Request<'_>, info: &ObjectInfo) -> S3Result<Chosen> {
-    if let Err(error) = check_conditions(request.head, &info.etag, info.modified_ms) {
+    let wants_checksum = match request.head.single("x-amz-checksum-mode")? {
+        None => false,
+        Some(mode) if mode.eq_ignore_ascii_case(b"ENABLED") => true,
+        Some(_) => {
+            return Err(S3Error::invalid_argument(
+                "x-amz-checksum-mode must be ENABLED.",
+                "x-amz-checksum-mode",
+            ));
+        }
+    };
+    if let Err(error) = check_read(request.head, &info.etag, info.modified_ms) {
         if error.code != Code::NotModified {
             return Err(error);
         }
@@ -140,15 +257,41 @@ fn choose(request: Request<'_>, info: &ObjectInfo) -> S3Result<Chosen> {
             end: 0,
         });
     }
-    let range = chosen_range(request.head, &info.etag, info.modified_ms, info.size)?;
-    let mut head = ResponseHead::new(if range.is_some() { 206 } else { 200 });
+    let part = chosen_part(request, info)?;
+    let range = match &part {
+        Some(part) => Some((part.start, part.end)),
+        None => chosen_range(request.head, &info.etag, info.modified_ms, info.size)?,
+    };
+    // An empty object has no bytes to give a part of.
+    let partial = range.filter(|_| info.size > 0);
+    let mut head = ResponseHead::new(if partial.is_some() { 206 } else { 200 });
     describe(&mut head, info, request.query, false)?;
     head.field("accept-ranges", "bytes");
-    if let Some((start, end)) = range {
+    // No range can be written for an empty part.
+    if let Some((start, end)) = partial.filter(|(start, end)| start < end) {
         head.field(
             "content-range",
             format!("bytes {start}-{}/{}", end - 1, info.size),
         );
+    }
+    if part.is_some() && !info.parts.is_empty() {
+        head.number("x-amz-mp-parts-count", info.parts.len() as u64);
+    }
+    if wants_checksum && let Some((whole, kind)) = &info.checksum {
+        // A checksum is of all that is sent, or clients would find it wrong.
+        let fitting = match &part {
+            Some(part) => part
+                .checksum
+                .map(|checksum| (checksum.algorithm, checksum.base64())),
+            None => partial.is_none().then(|| {
+                let text = checksum_text(whole, *kind, info.parts.len());
+                (whole.algorithm, text)
+            }),
+        };
+        if let Some((algorithm, text)) = fitting {
+            head.field(algorithm.header(), text)
+                .field("x-amz-checksum-type", kind.name());
+        }
     }
     let (start, end) = range.unwrap_or((0, info.size));
     Ok(Chosen { head, start, end })
@@ -222,7 +365,7 @@ fn describe(
     Ok(())
 }
 
-fn with_key(error: impl Into<S3Error>, request: Request<'_>) -> S3Error {
+pub(super) fn with_key(error: impl Into<S3Error>, request: Request<'_>) -> S3Error {
     let error = error.into();
     if error.code == Code::NoSuchKey {
         return error.with(
@@ -286,8 +429,10 @@ pub(super) async fn delete_object<S: ObjectStore>(
     request: Request<'_>,
 ) -> S3Result<Answer<S::Reader>> {
     let bucket = bucket(store, request).await?;
+    let condition = condition(store, &bucket, request).await?;
     store
-        .delete(&bucket, &request.resource.key, Condition::None)
-        .await?;
+        .delete(&bucket, &request.resource.key, condition)
+        .await
+        .map_err(|error| with_key(error, request))?;
     Ok(Answer::empty(204))
 }
