@@ -533,8 +533,13 @@ pub(super) async fn complete<S: ObjectStore, B: Upload>(
     }
     match store.upload(&bucket, key, id).await {
         Ok(upload) => {
-            if let Some(checksum) = upload.checksum {
-                check_parts(&parts, checksum)?;
+            if let Some((algorithm, kind)) = upload.checksum {
+                check_parts(&parts, (algorithm, kind))?;
+                if let Some(given) = claimed.checksum
+                    && given.algorithm != algorithm
+                {
+                    return Err(other_algorithm(algorithm, Some(given.algorithm)));
+                }
             }
         }
         // It may have been completed, and this be the client's second try.
