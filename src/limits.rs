@@ -65,6 +65,13 @@ pub const RECLAIM_LIVE_PERCENT: u64 = 50;
 /// A put whose object id is older than this is refused; a record of an aborted object is kept this long.
 pub const UPLOAD_AGE_MAX: Duration = Duration::from_secs(7 * 24 * 3600);
 
+/// How long completing an upload once more is answered as the first time: S3 clients retry for minutes, people for
+/// hours.
+pub const COMPLETED_UPLOAD_AGE: Duration = Duration::from_secs(24 * 3600);
+
+/// How often a completion looks at its parts again because one of them was replaced meanwhile.
+pub const COMPLETION_TRIES: usize = 3;
+
 /// Shards that no commit has named are asked about when their object id is older than this.
 pub const ORPHAN_AGE: Duration = Duration::from_secs(15 * 60);
 
@@ -92,4 +99,8 @@ pub const FORMAT_BYTES_MAX: u64 = 640 * 1024 * 1024;
 const _: () = assert!(STORE_BYTES_MAX <= BULK_BATCH_BYTES_MAX);
 const _: () = assert!(STORE_BYTES_MAX.is_multiple_of(BLOCK_SIZE));
 const _: () = assert!(INLINE_BODY_MAX < COMMIT_BATCH_BYTES_MAX);
+// The list of parts of the largest object, with the longest checksum, is one record of one batch.
+const _: () = assert!(
+    shard_format::PART_NUMBER_MAX as usize * (15 + 32) + 16 * 1024 < COMMIT_BATCH_BYTES_MAX
+);
 const _: () = assert!((BULK_BATCH_BYTES_MAX as u64) < SEGMENT_FILE_LENGTH_MIN / 2 + 1);

@@ -94,13 +94,51 @@ impl Hlc {
     }
 }
 
+/// Set in the 13th byte of the ids of uploads and their parts.
+const OF_UPLOAD: u8 = 0x80;
+
 impl ObjectId {
+    /// `random` keeps its low 31 bits: the highest says that the id belongs to an upload.
     pub fn new(key_hash32: u32, hlc: Hlc, random: [u8; 4]) -> ObjectId {
         let mut id = [0; 16];
         id[0..4].copy_from_slice(&key_hash32.to_be_bytes());
         id[4..12].copy_from_slice(&hlc.0.to_be_bytes());
         id[12..16].copy_from_slice(&random);
+        id[12] &= !OF_UPLOAD;
         ObjectId(id)
+    }
+
+    /// The id of a multipart upload, and of the object that it becomes. Ids of its parts share the first 97 bits, so
+    /// that whatever has shards leads back to its upload.
+    pub fn of_upload(key_hash32: u32, hlc: Hlc) -> ObjectId {
+        let mut id = ObjectId::new(key_hash32, hlc, [0; 4]);
+        id.0[12] = OF_UPLOAD;
+        id
+    }
+
+    /// The id of a part of this upload. No two attempts at parts of one upload have the same number.
+    ///
+    /// Panics if this is not an upload's id, or the attempt is not in 1..2³¹.
+    pub fn part(self, attempt: u32) -> ObjectId {
+        assert!(self.is_upload() && (1..1 << 31).contains(&attempt));
+        let mut id = self;
+        id.0[12..].copy_from_slice(&(u32::from(OF_UPLOAD) << 24 | attempt).to_be_bytes());
+        id
+    }
+
+    /// The upload that the id belongs to, its own included; `None` for a plain object.
+    pub fn upload(self) -> Option<ObjectId> {
+        (self.0[12] & OF_UPLOAD != 0).then(|| ObjectId::of_upload(self.key_hash32(), self.hlc()))
+    }
+
+    pub fn is_upload(self) -> bool {
+        self.upload() == Some(self)
+    }
+
+    /// The attempt of a part's id.
+    pub fn attempt(self) -> u32 {
+        let [.., a, b, c, d] = self.0;
+        u32::from_be_bytes([a & !OF_UPLOAD, b, c, d])
     }
 
     /// The top 32 bits of `hash(bucket id, key)`.
@@ -208,6 +246,21 @@ mod tests {
         assert_eq!(hlc.ms(), 0x0000_0192_1234_5678);
         assert_eq!(hlc.counter(), 0xABCD);
         assert_eq!(id.to_string(), "deadbeef019212345678abcd01020304");
+    }
+
+    #[test]
+    fn parts_lead_to_their_upload() {
+        let hlc = Hlc::new(0x0000_0192_1234_5678, 0xABCD);
+        let upload = ObjectId::of_upload(0xDEAD_BEEF, hlc);
+        assert!(upload.is_upload());
+        for attempt in [1, 0x0102_0304, (1 << 31) - 1] {
+            let part = upload.part(attempt);
+            assert!(!part.is_upload());
+            assert_eq!(part.upload(), Some(upload));
+            assert_eq!(part.attempt(), attempt);
+            assert_eq!(part.hlc(), hlc);
+        }
+        assert_eq!(ObjectId::new(0xDEAD_BEEF, hlc, [0xFF; 4]).upload(), None);
     }
 
     #[test]

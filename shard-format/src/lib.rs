@@ -32,6 +32,7 @@ pub mod footer;
 pub mod format_file;
 pub mod id;
 pub mod metadata;
+pub mod upload;
 pub mod volume_record;
 
 pub use batch::{
@@ -56,6 +57,7 @@ pub use metadata::{
     EncodeError, Etag, MetadataRecord, ObjectChecksum, PutBucket, PutVersion, RecordError,
     VersionFields, VersionId,
 };
+pub use upload::{CreateUpload, EndUpload, PART_NUMBER_MAX, Part, PutPart, UploadEnd};
 pub use volume_record::VolumeRecord;
 
 /// The format this crate writes. It reads this one; there is no older one.

@@ -9,6 +9,7 @@ use crate::KEY_LENGTH_MAX;
 use crate::codec::{Reader, Sink, utf8};
 use crate::damage::Damage;
 use crate::id::{BucketId, ChunkIndex, Epoch, Hlc, ObjectId, Scheme};
+use crate::upload::{CreateUpload, EndUpload, Part, PutPart, read_parts, write_parts};
 
 const VERSION: u8 = 1;
 
@@ -20,6 +21,9 @@ const FENCE_BUCKET: u8 = 5;
 const ABORT_OBJECT: u8 = 6;
 const FREE_DONE: u8 = 7;
 const NO_OP: u8 = 8;
+const CREATE_UPLOAD: u8 = 9;
+const PUT_PART: u8 = 10;
+const END_UPLOAD: u8 = 11;
 
 /// Why a payload whose checksum is right is not a record for us.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, thiserror::Error)]
@@ -75,6 +79,9 @@ pub enum MetadataRecord<'a> {
     },
     /// A leader's first entry.
     NoOp,
+    CreateUpload(CreateUpload<'a>),
+    PutPart(PutPart<'a>),
+    EndUpload(EndUpload<'a>),
 }
 
 /// Which version of a key.
@@ -174,6 +181,8 @@ pub struct VersionFields<'a> {
     /// Ascending by chunk: the shards that were not durable when the put was acknowledged.
     pub missing_roles: Vec<MissingRoles>,
     pub website_redirect: Option<&'a [u8]>,
+    /// Of a completed upload: ascending by number.
+    pub parts: Vec<Part<'a>>,
 }
 
 #[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
@@ -408,6 +417,18 @@ impl<'a> MetadataRecord<'a> {
                 out.put(&object.0);
             }
             MetadataRecord::NoOp => out.put_u8(NO_OP),
+            MetadataRecord::CreateUpload(create) => {
+                out.put_u8(CREATE_UPLOAD);
+                create.write(out)?;
+            }
+            MetadataRecord::PutPart(part) => {
+                out.put_u8(PUT_PART);
+                part.write(out)?;
+            }
+            MetadataRecord::EndUpload(end) => {
+                out.put_u8(END_UPLOAD);
+                end.write(out)?;
+            }
         }
         Ok(())
     }
@@ -449,6 +470,9 @@ impl<'a> MetadataRecord<'a> {
                 object: ObjectId(reader.array()?),
             },
             NO_OP => MetadataRecord::NoOp,
+            CREATE_UPLOAD => MetadataRecord::CreateUpload(CreateUpload::read(&mut reader)?),
+            PUT_PART => MetadataRecord::PutPart(PutPart::read(&mut reader)?),
+            END_UPLOAD => MetadataRecord::EndUpload(EndUpload::read(&mut reader)?),
             0 => return Err(out_of_range("record type", 0).into()),
             found => return Err(RecordError::UnknownType { found }),
         };
@@ -641,11 +665,12 @@ mod version_tag {
     pub const PART_TABLE: u16 = 15;
     pub const MISSING_ROLES: u16 = 16;
     pub const WEBSITE_REDIRECT: u16 = 17;
+    pub const PARTS: u16 = 18;
 }
 
 impl<'a> VersionFields<'a> {
     /// In the order of the tags.
-    fn write(&self, out: &mut Vec<u8>) -> Result<(), EncodeError> {
+    pub(crate) fn write(&self, out: &mut Vec<u8>) -> Result<(), EncodeError> {
         use version_tag as tag;
         put_bytes_field(out, tag::CONTENT_TYPE, self.content_type)?;
         put_bytes_field(out, tag::CONTENT_ENCODING, self.content_encoding)?;
@@ -680,11 +705,7 @@ impl<'a> VersionFields<'a> {
             })?;
         }
         if let Some(checksum) = &self.checksum {
-            put_field(out, tag::CHECKSUM, |out| {
-                out.put_u8(checksum.algorithm as u8);
-                out.put_u8(checksum.kind as u8);
-                put_bytes8(out, "checksum", checksum.value)
-            })?;
+            put_field(out, tag::CHECKSUM, |out| checksum.write(out))?;
         }
         if let Some(table) = &self.part_checksums {
             put_field(out, tag::PART_CHECKSUMS, |out| table.write(out))?;
@@ -708,10 +729,14 @@ impl<'a> VersionFields<'a> {
                 Ok(())
             })?;
         }
-        put_bytes_field(out, tag::WEBSITE_REDIRECT, self.website_redirect)
+        put_bytes_field(out, tag::WEBSITE_REDIRECT, self.website_redirect)?;
+        if !self.parts.is_empty() {
+            put_field(out, tag::PARTS, |out| write_parts(out, &self.parts))?;
+        }
+        Ok(())
     }
 
-    fn read(bytes: &'a [u8]) -> Result<VersionFields<'a>, RecordError> {
+    pub(crate) fn read(bytes: &'a [u8]) -> Result<VersionFields<'a>, RecordError> {
         use version_tag as tag;
         let mut fields = VersionFields::default();
         let mut tagged = TaggedFields::new(bytes);
@@ -746,6 +771,7 @@ impl<'a> VersionFields<'a> {
                 tag::PART_TABLE => fields.part_table = Some(PageTable::read(&mut reader)?),
                 tag::MISSING_ROLES => fields.missing_roles = read_missing_roles(&mut reader)?,
                 tag::WEBSITE_REDIRECT => fields.website_redirect = Some(reader.rest()),
+                tag::PARTS => fields.parts = read_parts(&mut reader)?,
                 tag => return Err(RecordError::UnknownField { tag }),
             }
             reader.end()?;
@@ -780,22 +806,40 @@ impl<'a> Encryption<'a> {
     }
 }
 
+impl ChecksumAlgorithm {
+    pub(crate) fn from_number(number: u8) -> Result<ChecksumAlgorithm, Damage> {
+        match number {
+            1 => Ok(ChecksumAlgorithm::Crc32),
+            2 => Ok(ChecksumAlgorithm::Crc32c),
+            3 => Ok(ChecksumAlgorithm::Crc64Nvme),
+            4 => Ok(ChecksumAlgorithm::Sha1),
+            5 => Ok(ChecksumAlgorithm::Sha256),
+            other => Err(out_of_range("checksum algorithm", other)),
+        }
+    }
+}
+
+impl ChecksumType {
+    pub(crate) fn from_number(number: u8) -> Result<ChecksumType, Damage> {
+        match number {
+            1 => Ok(ChecksumType::FullObject),
+            2 => Ok(ChecksumType::Composite),
+            other => Err(out_of_range("checksum type", other)),
+        }
+    }
+}
+
 impl<'a> ObjectChecksum<'a> {
-    fn read(reader: &mut Reader<'a>) -> Result<ObjectChecksum<'a>, Damage> {
+    pub(crate) fn write(&self, out: &mut Vec<u8>) -> Result<(), EncodeError> {
+        out.put_u8(self.algorithm as u8);
+        out.put_u8(self.kind as u8);
+        put_bytes8(out, "checksum", self.value)
+    }
+
+    pub(crate) fn read(reader: &mut Reader<'a>) -> Result<ObjectChecksum<'a>, Damage> {
         Ok(ObjectChecksum {
-            algorithm: match reader.u8()? {
-                1 => ChecksumAlgorithm::Crc32,
-                2 => ChecksumAlgorithm::Crc32c,
-                3 => ChecksumAlgorithm::Crc64Nvme,
-                4 => ChecksumAlgorithm::Sha1,
-                5 => ChecksumAlgorithm::Sha256,
-                other => return Err(out_of_range("checksum algorithm", other)),
-            },
-            kind: match reader.u8()? {
-                1 => ChecksumType::FullObject,
-                2 => ChecksumType::Composite,
-                other => return Err(out_of_range("checksum type", other)),
-            },
+            algorithm: ChecksumAlgorithm::from_number(reader.u8()?)?,
+            kind: ChecksumType::from_number(reader.u8()?)?,
             value: reader.bytes8()?,
         })
     }
@@ -1039,7 +1083,7 @@ fn read_pairs<'a, T>(
     Ok(pairs)
 }
 
-fn read_key<'a>(reader: &mut Reader<'a>) -> Result<&'a [u8], Damage> {
+pub(crate) fn read_key<'a>(reader: &mut Reader<'a>) -> Result<&'a [u8], Damage> {
     let key = reader.bytes16()?;
     if key.is_empty() || key.len() > KEY_LENGTH_MAX {
         return Err(Damage::OutOfRange {
@@ -1050,7 +1094,7 @@ fn read_key<'a>(reader: &mut Reader<'a>) -> Result<&'a [u8], Damage> {
     Ok(key)
 }
 
-fn out_of_range(field: &'static str, value: u8) -> Damage {
+pub(crate) fn out_of_range(field: &'static str, value: u8) -> Damage {
     Damage::OutOfRange {
         field,
         value: u64::from(value),
@@ -1065,7 +1109,7 @@ fn unchanged_on_error(
     write(out).inspect_err(|_| out.truncate(start))
 }
 
-fn bounded(
+pub(crate) fn bounded(
     field: &'static str,
     length: usize,
     min: usize,
@@ -1083,12 +1127,16 @@ fn bounded(
     }
 }
 
-fn put_key(out: &mut Vec<u8>, key: &[u8]) -> Result<(), EncodeError> {
+pub(crate) fn put_key(out: &mut Vec<u8>, key: &[u8]) -> Result<(), EncodeError> {
     bounded("key", key.len(), 1, KEY_LENGTH_MAX)?;
     put_bytes16(out, "key", key)
 }
 
-fn put_bytes8(out: &mut Vec<u8>, field: &'static str, bytes: &[u8]) -> Result<(), EncodeError> {
+pub(crate) fn put_bytes8(
+    out: &mut Vec<u8>,
+    field: &'static str,
+    bytes: &[u8],
+) -> Result<(), EncodeError> {
     out.put_u8(bounded(field, bytes.len(), 0, u8::MAX as usize)? as u8);
     out.put(bytes);
     Ok(())
@@ -1100,7 +1148,7 @@ fn put_bytes16(out: &mut Vec<u8>, field: &'static str, bytes: &[u8]) -> Result<(
     Ok(())
 }
 
-fn put_scheme(out: &mut Vec<u8>, scheme: Scheme) -> Result<(), EncodeError> {
+pub(crate) fn put_scheme(out: &mut Vec<u8>, scheme: Scheme) -> Result<(), EncodeError> {
     let bytes = [scheme.k, scheme.m, scheme.codec];
     if Scheme::read(&mut Reader::new(&bytes)).is_err() {
         return Err(EncodeError::Invalid { field: "scheme" });
@@ -1110,7 +1158,7 @@ fn put_scheme(out: &mut Vec<u8>, scheme: Scheme) -> Result<(), EncodeError> {
 }
 
 /// Writes what `write` appends behind its length as u32.
-fn length_prefixed(
+pub(crate) fn length_prefixed(
     out: &mut Vec<u8>,
     write: impl FnOnce(&mut Vec<u8>) -> Result<(), EncodeError>,
 ) -> Result<(), EncodeError> {

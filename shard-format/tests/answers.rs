@@ -176,8 +176,8 @@ fn unknown_records_are_named() {
         Err(RecordError::UnknownVersion { found: 2, known: 1 })
     );
     assert_eq!(
-        MetadataRecord::decode(&[1, 9]),
-        Err(RecordError::UnknownType { found: 9 })
+        MetadataRecord::decode(&[1, 99]),
+        Err(RecordError::UnknownType { found: 99 })
     );
     assert!(matches!(
         MetadataRecord::decode(&[1, 0]),

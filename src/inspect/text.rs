@@ -541,6 +541,10 @@ fn command_text(record: &MetadataRecord<'_>) -> String {
                 Body::Chunks(chunks) => format!("chunks:{chunks}"),
                 Body::DeleteMarker => "delete-marker".to_owned(),
             };
+            let parts = match put.fields.parts.len() {
+                0 => String::new(),
+                parts => format!(" parts={parts}"),
+            };
             let missing: Vec<String> = put
                 .fields
                 .missing_roles
@@ -554,7 +558,7 @@ fn command_text(record: &MetadataRecord<'_>) -> String {
             };
             format!(
                 "put-version bucket={} key={} version={} object={} size={} body={body} etag={} \
-                 modified={} scheme={} epoch={} owner={}{}{missing}",
+                 modified={} scheme={} epoch={} owner={}{}{parts}{missing}",
                 put.bucket,
                 quoted(put.key),
                 version_text(put.version),
@@ -599,6 +603,35 @@ fn command_text(record: &MetadataRecord<'_>) -> String {
         MetadataRecord::AbortObject { object } => format!("abort-object object={object}"),
         MetadataRecord::FreeDone { object } => format!("free-done object={object}"),
         MetadataRecord::NoOp => "no-op".to_owned(),
+        MetadataRecord::CreateUpload(create) => format!(
+            "create-upload bucket={} key={} upload={} initiated={} owner={}",
+            create.bucket,
+            quoted(create.key),
+            create.upload,
+            time_of(create.initiated_ms),
+            quoted(create.owner.as_bytes()),
+        ),
+        MetadataRecord::PutPart(part) => format!(
+            "put-part bucket={} key={} upload={} number={} object={} size={} md5={} modified={}",
+            part.bucket,
+            quoted(part.key),
+            part.upload,
+            part.number,
+            part.object,
+            part.size,
+            etag_text(&Etag::Md5(part.md5)),
+            time_of(part.modified_ms),
+        ),
+        MetadataRecord::EndUpload(end) => format!(
+            "end-upload bucket={} key={} upload={} end={}",
+            end.bucket,
+            quoted(end.key),
+            end.upload,
+            match end.end {
+                shard_format::UploadEnd::Aborted => "aborted",
+                shard_format::UploadEnd::Forgotten => "forgotten",
+            }
+        ),
     }
 }
 

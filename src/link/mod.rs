@@ -19,7 +19,10 @@ use shard_format::{BucketId, ObjectId, PgId, SegmentIndex};
 
 use crate::{
     log::Segment,
-    meta::{BucketValue, Groups, ListQuery, ObjectRecord, Page},
+    meta::{
+        BucketValue, Groups, ListQuery, ObjectRecord, Page, PartValue, UploadQuery, Uploaded,
+        UploadsPage,
+    },
     placement::Map,
     rt::{self, Buf, CoreId, mailbox::Mailbox},
     volume::{Counters, Fetched, Outcome, Shard, VolumeError},
@@ -65,6 +68,26 @@ pub enum Request {
     Begin {
         key_hash32: u32,
     },
+    BeginUpload {
+        key_hash32: u32,
+    },
+    /// A new, leased object id of a part.
+    BeginPart {
+        upload: ObjectId,
+    },
+    Upload {
+        pg: PgId,
+        bucket: BucketId,
+        key: Vec<u8>,
+        upload: ObjectId,
+    },
+    /// Parts of an open upload with numbers above `after`.
+    Parts {
+        upload: ObjectId,
+        after: u16,
+        max: usize,
+    },
+    Uploads(UploadQuery),
     Renew {
         object: ObjectId,
     },
@@ -91,6 +114,9 @@ pub enum Reply {
     Page(Page),
     Renewed(bool),
     Begun(ObjectId),
+    Upload(Option<Uploaded>),
+    Parts(Vec<PartValue>, bool),
+    Uploads(UploadsPage),
     Orphans(Vec<ObjectId>),
     Status(VolumeStatus),
 }
@@ -284,6 +310,19 @@ impl Link {
             Request::IsEmpty { bucket } => Reply::Empty(groups.is_empty(bucket)?),
             Request::List(query) => Reply::Page(groups.list(&query).await?),
             Request::Begin { key_hash32 } => Reply::Begun(groups.begin(key_hash32)),
+            Request::BeginUpload { key_hash32 } => Reply::Begun(groups.begin_upload(key_hash32)),
+            Request::BeginPart { upload } => Reply::Begun(groups.begin_part(upload)?),
+            Request::Upload {
+                pg,
+                bucket,
+                key,
+                upload,
+            } => Reply::Upload(groups.upload(pg, bucket, &key, upload).await?),
+            Request::Parts { upload, after, max } => {
+                let (parts, more) = groups.parts(upload, after, max)?;
+                Reply::Parts(parts, more)
+            }
+            Request::Uploads(query) => Reply::Uploads(groups.uploads(&query).await?),
             Request::Renew { object } => Reply::Renewed(groups.renew(object)),
             Request::Release { object } => {
                 groups.release(object);

@@ -5,8 +5,9 @@ use std::{cell::RefCell, collections::BTreeMap, rc::Rc, time::Duration};
 use shard_format::{BucketId, Hlc, MetadataEntry, MetadataRecord, ObjectId, PgId};
 
 use super::{
-    machine::GroupMachine,
+    machine::{GroupMachine, version_of},
     register::{Place, Register, Slot, split_version_key},
+    upload::{UploadValue, Uploaded},
     version::{BucketValue, VersionValue},
 };
 use crate::{
@@ -29,6 +30,9 @@ impl ObjectRecord {
         &self.buf[self.at..self.at + self.length]
     }
 }
+
+/// Tries at reading a record that reclaim moves meanwhile.
+const READS_MAX: usize = 3;
 
 struct Lease {
     holders: u32,
@@ -119,7 +123,7 @@ impl Groups {
     ) -> Result<ObjectRecord, VolumeError> {
         // The record may move between looking it up and reading it, but not twice in a row without bound: each move
         // is a reclaim of a whole file.
-        for _ in 0..3 {
+        for _ in 0..READS_MAX {
             // Fences are for writes: whether the bucket is there is for its name to say.
             self.volume.check_group(pg)?;
             let store = self.volume.view();
@@ -141,7 +145,8 @@ impl Groups {
                 self.lease(value.object());
             }
             let hlc = current.slot.hlc;
-            match self.read_place(&current.slot.place, bucket, key).await {
+            let is_it = |record: &MetadataRecord<'_>| matches!(record, MetadataRecord::PutVersion(put) if put.bucket == bucket && put.key == key);
+            match self.read_place(&current.slot.place, is_it).await {
                 Ok((buf, at)) => {
                     return Ok(ObjectRecord {
                         buf,
@@ -166,20 +171,67 @@ impl Groups {
         })
     }
 
-    /// Reads and verifies a put record: checksum, and that it is this key's.
+    /// An upload of a key; `None` if there is none, or none any more.
+    pub async fn upload(
+        &self,
+        pg: PgId,
+        bucket: BucketId,
+        key: &[u8],
+        upload: ObjectId,
+    ) -> Result<Option<Uploaded>, VolumeError> {
+        let register = Register::Upload {
+            bucket,
+            key,
+            upload,
+        };
+        for _ in 0..READS_MAX {
+            self.volume.check_group(pg)?;
+            let Some(current) = register.current(&self.volume.view()).filter(|c| c.present) else {
+                return Ok(None);
+            };
+            let Some(value) = UploadValue::decode(&current.slot.value) else {
+                return Err(VolumeError::Unreadable {
+                    what: "an entry of the uploads table".into(),
+                });
+            };
+            if let Some(completed) = value.completed {
+                return Ok(Some(Uploaded::Completed(completed)));
+            }
+            let is_it = |record: &MetadataRecord<'_>| matches!(record, MetadataRecord::CreateUpload(create) if create.upload == upload);
+            let place = current.slot.place;
+            match self.read_place(&place, is_it).await {
+                Ok((buf, at)) => {
+                    let record = ObjectRecord {
+                        buf,
+                        at,
+                        length: place.extent.length as usize,
+                        hlc: current.slot.hlc,
+                    };
+                    return Ok(Some(Uploaded::Open(value, record)));
+                }
+                Err(e) => {
+                    let again = register.current(&self.volume.view());
+                    if again.is_some_and(|c| c.slot.place == place) {
+                        return Err(e);
+                    }
+                }
+            }
+        }
+        Err(VolumeError::Unreadable {
+            what: "a record that keeps moving".into(),
+        })
+    }
+
+    /// Reads and verifies a record: checksum, and that it is the one meant.
     async fn read_place(
         &self,
         place: &Place,
-        bucket: BucketId,
-        key: &[u8],
+        is_it: impl Fn(&MetadataRecord<'_>) -> bool,
     ) -> Result<(Buf, usize), VolumeError> {
         self.volume
             .read_record(&place.extent, |bytes| {
                 shard_format::crc32c(bytes) == place.crc
-                    && matches!(
-                        MetadataRecord::decode(bytes),
-                        Ok(MetadataRecord::PutVersion(put)) if put.bucket == bucket && put.key == key
-                    )
+                    && MetadataRecord::decode(bytes).is_ok_and(|record| is_it(&record))
             })
             .await
     }
@@ -249,6 +301,30 @@ impl Groups {
         let object = ObjectId::new(key_hash32, hlc, (rt::random_u64() as u32).to_be_bytes());
         self.lease(object);
         object
+    }
+
+    /// A new upload id of a key of this group.
+    pub fn begin_upload(&self, key_hash32: u32) -> ObjectId {
+        ObjectId::of_upload(key_hash32, self.machine.tick(rt::unix_ms()))
+    }
+
+    /// A new object id of a part, leased to whoever stores it. Never one of which anything is known: shards that an
+    /// earlier attempt left must not be taken for this one's, nor the other way round.
+    pub fn begin_part(&self, upload: ObjectId) -> Result<ObjectId, VolumeError> {
+        loop {
+            let attempt = (rt::random_u64() as u32 >> 1).max(1);
+            let object = upload.part(attempt);
+            let store = self.volume.view();
+            let tables = [Table::Objects, Table::Free, Table::Aborted];
+            let mut known = self.is_leased(object);
+            for table in tables {
+                known |= store.index.get(table, &object.0, |_| ())?.is_some();
+            }
+            if !known {
+                self.lease(object);
+                return Ok(object);
+            }
+        }
     }
 
     /// Keeps the object's shards from being freed (and its upload from being taken for an orphan).
@@ -335,6 +411,12 @@ impl Groups {
         let now = rt::unix_ms();
         for (pg, object) in objects {
             self.volume.check_group(pg)?;
+            if let Some(upload) = object.upload() {
+                if !self.is_leased(object) && self.is_orphaned_part(pg, upload, object).await? {
+                    free.push(object);
+                }
+                continue;
+            }
             let store = self.volume.view();
             let known = store
                 .index
@@ -357,6 +439,47 @@ impl Groups {
             }
         }
         Ok(free)
+    }
+
+    /// Whether nobody names the shards of a part, and nobody will (see `upload`).
+    async fn is_orphaned_part(
+        &self,
+        pg: PgId,
+        upload: ObjectId,
+        part: ObjectId,
+    ) -> Result<bool, VolumeError> {
+        let owner = |object: ObjectId| {
+            let store = self.volume.view();
+            store.index.get(Table::Objects, &object.0, <[u8]>::to_vec)
+        };
+        let Some(owner_of_upload) = owner(upload)? else {
+            return Ok(true);
+        };
+        if let Some(key) = version_of(&owner_of_upload) {
+            let Some((bucket, key, _)) = split_version_key(key) else {
+                return Ok(false);
+            };
+            return match self.read(pg, bucket, key, false).await {
+                Ok(record) => match MetadataRecord::decode(record.bytes()) {
+                    Ok(MetadataRecord::PutVersion(put)) if put.object == upload => {
+                        let is_kept = |p: &shard_format::Part<'_>| upload.part(p.attempt) == part;
+                        Ok(!put.fields.parts.iter().any(is_kept))
+                    }
+                    // Overwritten meanwhile: all of the upload is on the free list.
+                    _ => Ok(false),
+                },
+                Err(VolumeError::Absent) => Ok(false),
+                Err(e) => Err(e),
+            };
+        }
+        if owner(part)?.is_some() {
+            return Ok(false);
+        }
+        let mut payload = Vec::new();
+        MetadataRecord::AbortObject { object: part }
+            .encode(&mut payload)
+            .expect("an object id fits");
+        Ok(self.propose(pg, false, payload).await?.is_ok())
     }
 
     /// How many objects wait to be freed (bounded count, for `status`).

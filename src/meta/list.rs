@@ -72,7 +72,7 @@ pub fn common_prefix<'a>(key: &'a [u8], prefix: &[u8], delimiter: &[u8]) -> Opti
 }
 
 /// The smallest byte string greater than every one that starts with `prefix`; `None` if there is none.
-fn successor(prefix: &[u8]) -> Option<Vec<u8>> {
+pub(super) fn successor(prefix: &[u8]) -> Option<Vec<u8>> {
     let mut v = prefix.to_vec();
     while let Some(last) = v.pop() {
         if last < u8::MAX {

@@ -8,6 +8,10 @@
 //! | fence bucket | fence := fenced or open | |
 //! | abort object | aborted := present | a later put of the id is refused |
 //! | free done | – | the id leaves the free table |
+//! | create upload | upload := open | |
+//! | put part | part := present | what it outranks goes to the free table |
+//! | put version of an upload's object | version := present, upload := completed | parts that it does not name go to the free table |
+//! | end upload | upload := absent | an aborted one goes to the free table, its parts with it |
 //!
 //! Deterministic: the same records in any order give the same index (see `register`). Conditions and fences are
 //! evaluated when a command is applied, never when it is proposed; a refusal is recorded by the volume.
@@ -16,11 +20,12 @@ use std::cell::{Cell, RefCell};
 use std::collections::BTreeMap;
 
 use shard_format::{
-    Condition, Hlc, MetadataEntry, MetadataRecord, ObjectId, Origin, PgId, PutVersion,
+    Condition, Hlc, MetadataEntry, MetadataRecord, ObjectId, Origin, PgId, PutVersion, UploadEnd,
 };
 
 use super::{
     register::{self, Current, Incoming, Merged, Place, Register},
+    upload::{self, PartValue, Stage, UploadValue},
     version::{BucketValue, VersionValue},
 };
 use crate::{
@@ -111,7 +116,34 @@ fn bury(store: &Store<'_>, value: &[u8]) {
     }
 }
 
-fn bury_object(store: &Store<'_>, object: ObjectId) {
+/// The objects table says who an object id belongs to: this byte, then the owner's key in its own table.
+const OWNED_BY_VERSION: u8 = 1;
+const OWNED_BY_UPLOAD: u8 = 2;
+const OWNED_BY_PART: u8 = 3;
+
+fn set_owner(store: &Store<'_>, object: ObjectId, owner: u8, key: Vec<u8>) {
+    let mut value = vec![owner];
+    value.extend(key);
+    store.index.put(Table::Objects, &object.0, value);
+}
+
+/// The key in the versions table that an entry of the objects table names.
+pub(super) fn version_of(owner: &[u8]) -> Option<&[u8]> {
+    owner.strip_prefix(&[OWNED_BY_VERSION])
+}
+
+/// Whether the parts of this upload are still its own.
+fn is_open(store: &Store<'_>, upload: ObjectId) -> bool {
+    matches!(
+        store
+            .index
+            .get(Table::Objects, &upload.0, |owner| owner.first()
+                == Some(&OWNED_BY_UPLOAD)),
+        Ok(Some(true))
+    )
+}
+
+pub(super) fn bury_object(store: &Store<'_>, object: ObjectId) {
     store.index.remove(Table::Objects, &object.0);
     store.index.put(Table::Free, &object.0, vec![1]);
 }
@@ -133,7 +165,33 @@ fn register_of<'a>(record: &MetadataRecord<'a>, pg: PgId) -> Option<Register<'a>
             bucket: *bucket,
         }),
         MetadataRecord::AbortObject { object } => Some(Register::Aborted { object: *object }),
+        MetadataRecord::CreateUpload(create) => Some(Register::Upload {
+            bucket: create.bucket,
+            key: create.key,
+            upload: create.upload,
+        }),
+        MetadataRecord::EndUpload(end) => Some(Register::Upload {
+            bucket: end.bucket,
+            key: end.key,
+            upload: end.upload,
+        }),
+        MetadataRecord::PutPart(part) => Some(Register::Part {
+            upload: part.upload,
+            number: part.number,
+        }),
         MetadataRecord::FreeDone { .. } | MetadataRecord::NoOp => None,
+    }
+}
+
+/// The upload that a put completes.
+fn completed_upload<'a>(record: &MetadataRecord<'a>) -> Option<Register<'a>> {
+    match record {
+        MetadataRecord::PutVersion(put) if put.object.is_upload() => Some(Register::Upload {
+            bucket: put.bucket,
+            key: put.key,
+            upload: put.object,
+        }),
+        _ => None,
     }
 }
 
@@ -145,11 +203,15 @@ fn rule(store: &Store<'_>, record: &MetadataRecord<'_>, origin: &Origin) -> Resu
             if is_fenced(store, pg, put.bucket) {
                 return Err(Refusal::Fenced);
             }
-            // Only an object with shards can have been taken for an orphan.
+            if let Some(upload) = completed_upload(record) {
+                upload::check_open(store, &upload)?;
+                upload::check_parts(store, put.object, &put.fields.parts)?;
+            }
+            // Only an object with shards can have been taken for an orphan; a part was looked at when it was put.
             let aborted = Register::Aborted { object: put.object }
                 .current(store)
                 .is_some();
-            if chunked(put) && (aborted || too_old(put.object, origin.hlc)) {
+            if orphanable(put) && (aborted || too_old(put.object, origin.hlc)) {
                 return Err(Refusal::Aborted);
             }
             if put.condition == Condition::None {
@@ -197,6 +259,51 @@ fn rule(store: &Store<'_>, record: &MetadataRecord<'_>, origin: &Origin) -> Resu
                 _ => Err(Refusal::Missing),
             }
         }
+        MetadataRecord::CreateUpload(create) => {
+            if is_fenced(store, pg, create.bucket) {
+                return Err(Refusal::Fenced);
+            }
+            Ok(())
+        }
+        MetadataRecord::PutPart(part) => {
+            if is_fenced(store, pg, part.bucket) {
+                return Err(Refusal::Fenced);
+            }
+            let upload = Register::Upload {
+                bucket: part.bucket,
+                key: part.key,
+                upload: part.upload,
+            };
+            upload::check_open(store, &upload)?;
+            let aborted = Register::Aborted {
+                object: part.object,
+            };
+            match aborted.current(store) {
+                None => Ok(()),
+                Some(_) => Err(Refusal::Aborted),
+            }
+        }
+        MetadataRecord::EndUpload(end) => {
+            let upload = Register::Upload {
+                bucket: end.bucket,
+                key: end.key,
+                upload: end.upload,
+            };
+            match (end.end, upload::stage(store, &upload)) {
+                (UploadEnd::Aborted, Stage::Open) | (UploadEnd::Forgotten, Stage::Completed) => {
+                    Ok(())
+                }
+                _ => Err(Refusal::NoUpload),
+            }
+        }
+        // Once its upload is complete a part's fate is decided; its version's list has it or not.
+        MetadataRecord::AbortObject { object }
+            if object
+                .upload()
+                .is_some_and(|upload| !is_open(store, upload)) =>
+        {
+            Err(Refusal::Condition)
+        }
         // An object that a version names is not an orphan.
         MetadataRecord::AbortObject { object } => {
             match store.index.get(Table::Objects, &object.0, |_| ()) {
@@ -216,12 +323,19 @@ fn value_of(record: &MetadataRecord<'_>) -> Option<Vec<u8>> {
         MetadataRecord::PutBucket(put) => Some(BucketValue::of(put).encode()),
         MetadataRecord::FenceBucket { fenced, .. } => Some(vec![u8::from(*fenced)]),
         MetadataRecord::AbortObject { .. } => Some(Vec::new()),
+        MetadataRecord::CreateUpload(create) => Some(UploadValue::begun(create).encode()),
+        MetadataRecord::PutPart(part) => Some(PartValue::of(part).encode()),
         _ => None,
     }
 }
 
 fn chunked(put: &PutVersion<'_>) -> bool {
     matches!(put.body, shard_format::Body::Chunks(n) if n > 0)
+}
+
+/// Has shards that nobody names until it is applied, and no upload that does.
+fn orphanable(put: &PutVersion<'_>) -> bool {
+    chunked(put) && !put.object.is_upload()
 }
 
 impl Machine for GroupMachine {
@@ -248,12 +362,29 @@ impl Machine for GroupMachine {
         };
         if let Err(refusal) = verdict {
             register::note_stale(store, &register, generation);
-            if let MetadataRecord::PutVersion(put) = &record
-                && chunked(put)
-            {
-                bury_object(store, put.object);
+            match &record {
+                // A refused completion leaves its upload as it was.
+                MetadataRecord::PutVersion(put) if orphanable(put) => {
+                    bury_object(store, put.object);
+                }
+                MetadataRecord::PutPart(part) => bury_object(store, part.object),
+                _ => {}
             }
             return Err(refusal);
+        }
+        // A replay may show a part after its upload's end, because the end was copied by reclaim and the part not.
+        if let MetadataRecord::PutPart(part) = &record {
+            let upload = Register::Upload {
+                bucket: part.bucket,
+                key: part.key,
+                upload: part.upload,
+            };
+            if matches!(
+                upload::stage(store, &upload),
+                Stage::Completed | Stage::Ended
+            ) {
+                return Ok(());
+            }
         }
         let place = Place {
             extent: applied.extent,
@@ -269,24 +400,51 @@ impl Machine for GroupMachine {
         // Deleting what is not there leaves nothing to remember, unless older records may still come (replay).
         let absent = matches!(
             record,
-            MetadataRecord::DeleteVersion(_) | MetadataRecord::DeleteBucket { .. }
+            MetadataRecord::DeleteVersion(_)
+                | MetadataRecord::DeleteBucket { .. }
+                | MetadataRecord::EndUpload(_)
         );
         if absent && applied.ruling == Ruling::Evaluate && register.current(store).is_none() {
             return Ok(());
         }
         let merged = register::merge(store, &register, incoming);
-        if let MetadataRecord::PutVersion(put) = &record {
-            match &merged {
-                Merged::Won(_) if chunked(put) => {
-                    store.index.put(
-                        Table::Objects,
-                        &put.object.0,
-                        register::version_key(put.bucket, put.key, origin.hlc),
-                    );
-                }
-                Merged::Lost if chunked(put) => bury_object(store, put.object),
-                _ => {}
+        match (&record, &merged) {
+            (MetadataRecord::PutVersion(put), Merged::Won(_)) if chunked(put) => {
+                let key = register::version_key(put.bucket, put.key, origin.hlc);
+                set_owner(store, put.object, OWNED_BY_VERSION, key);
             }
+            (MetadataRecord::PutVersion(put), Merged::Lost) if chunked(put) => {
+                bury_object(store, put.object);
+            }
+            (MetadataRecord::CreateUpload(create), Merged::Won(_)) => {
+                let key = register::upload_key(create.bucket, create.key, create.upload);
+                set_owner(store, create.upload, OWNED_BY_UPLOAD, key);
+            }
+            (MetadataRecord::EndUpload(end), Merged::Won(_)) if end.end == UploadEnd::Aborted => {
+                upload::take_parts(store, end.upload, None);
+                bury_object(store, end.upload);
+            }
+            (MetadataRecord::PutPart(part), Merged::Won(old)) => {
+                let key = register::part_key(part.upload, part.number);
+                set_owner(store, part.object, OWNED_BY_PART, key);
+                if let Some(old) = old.as_ref().and_then(|o| PartValue::decode(&o.slot.value)) {
+                    bury_object(store, old.object());
+                }
+            }
+            (MetadataRecord::PutPart(part), Merged::Lost) => bury_object(store, part.object),
+            _ => {}
+        }
+        if let (MetadataRecord::PutVersion(put), Some(upload)) =
+            (&record, completed_upload(&record))
+        {
+            let incoming = Incoming {
+                hlc: origin.hlc,
+                place,
+                value: Some(UploadValue::completed_by(put).encode()),
+                relocated: applied.entry.relocated,
+            };
+            register::merge(store, &upload, incoming);
+            upload::take_parts(store, put.object, Some(&put.fields.parts));
         }
         if let (Merged::Won(Some(old)), Register::Version { .. }) = (&merged, &register)
             && old.present
@@ -309,6 +467,20 @@ impl Machine for GroupMachine {
         let Some(register) = register_of(&record, entry.origin.pg) else {
             return Liveness::Dead;
         };
+        // A completion is also what answers a second one.
+        if let Some(upload) = completed_upload(&record)
+            && upload
+                .current(store)
+                .is_some_and(|c| c.present && c.slot.place.extent == *extent)
+        {
+            return Liveness::Live;
+        }
+        if let MetadataRecord::PutPart(part) = &record
+            && !is_open(store, part.upload)
+        {
+            upload::take_parts(store, part.upload, None);
+            return Liveness::Dead;
+        }
         match register.current(store) {
             Some(c) if c.slot.place.extent == *extent => {
                 if c.present {
@@ -329,6 +501,9 @@ impl Machine for GroupMachine {
             && let Some(register) = register_of(&record, entry.origin.pg)
         {
             register::drop_needless_tombstone(store, &register);
+            if let Some(upload) = completed_upload(&record) {
+                register::drop_needless_tombstone(store, &upload);
+            }
         }
     }
 
@@ -368,7 +543,11 @@ impl GroupMachine {
             return Liveness::Live;
         };
         let _ = entry;
-        if too_old(*object, Hlc(self.last_hlc.get())) {
+        let is_over = match object.upload() {
+            Some(upload) => !is_open(store, upload),
+            None => too_old(*object, Hlc(self.last_hlc.get())),
+        };
+        if is_over {
             store.index.remove(Table::Aborted, &object.0);
             return Liveness::Dead;
         }

@@ -8,11 +8,16 @@ mod groups;
 mod list;
 mod machine;
 pub mod register;
+mod upload;
 mod version;
 
 pub use self::{
     groups::{Groups, ObjectRecord},
     list::{ListQuery, Listed, Page},
     machine::GroupMachine,
+    upload::{
+        ChecksumValue, CompletedUpload, PartValue, UploadQuery, UploadRow, UploadValue, Uploaded,
+        UploadsPage,
+    },
     version::{BucketValue, EtagValue, VersionValue},
 };

@@ -9,6 +9,8 @@
 //! | bucket | name | buckets table | tombstones table, or nothing |
 //! | fence | placement group, bucket id | fences table | – |
 //! | aborted object | object id | aborted table | – |
+//! | upload | bucket id, key, upload id | uploads table | tombstones table, or nothing |
+//! | part | upload id, number | parts table | – |
 //!
 //! **Shadows.** A register lists the generations of the files that may hold stale records of it: older ones, refused
 //! ones, and copies left behind by reclaim. An absent register is forgotten (its tombstone dropped) only when that list
@@ -110,10 +112,29 @@ impl Slot {
 /// The name of a register.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Register<'a> {
-    Version { bucket: BucketId, key: &'a [u8] },
-    Bucket { name: &'a str },
-    Fence { pg: PgId, bucket: BucketId },
-    Aborted { object: ObjectId },
+    Version {
+        bucket: BucketId,
+        key: &'a [u8],
+    },
+    Bucket {
+        name: &'a str,
+    },
+    Fence {
+        pg: PgId,
+        bucket: BucketId,
+    },
+    Aborted {
+        object: ObjectId,
+    },
+    Upload {
+        bucket: BucketId,
+        key: &'a [u8],
+        upload: ObjectId,
+    },
+    Part {
+        upload: ObjectId,
+        number: u16,
+    },
 }
 
 /// `bucket id | key | 0`: what all versions of a key start with. Keys hold no NUL, so the order of these prefixes is the
@@ -145,8 +166,35 @@ pub fn split_version_key(k: &[u8]) -> Option<(BucketId, &[u8], Hlc)> {
     ))
 }
 
+/// The uploads table's key: uploads of one key in the order in which they were begun.
+pub fn upload_key(bucket: BucketId, key: &[u8], upload: ObjectId) -> Vec<u8> {
+    let mut v = key_prefix(bucket, key);
+    v.extend(upload.0);
+    v
+}
+
+/// The bucket, object key and upload id in a key of the uploads table.
+pub fn split_upload_key(k: &[u8]) -> Option<(BucketId, &[u8], ObjectId)> {
+    let (bucket, rest) = k.split_first_chunk::<8>()?;
+    let (rest, upload) = rest.split_last_chunk::<16>()?;
+    let (zero, key) = rest.split_last()?;
+    (*zero == 0).then_some((
+        BucketId(u64::from_be_bytes(*bucket)),
+        key,
+        ObjectId(*upload),
+    ))
+}
+
+/// The parts table's key: parts of one upload by number.
+pub fn part_key(upload: ObjectId, number: u16) -> Vec<u8> {
+    let mut v = upload.0.to_vec();
+    v.extend(number.to_be_bytes());
+    v
+}
+
 const TOMB_VERSION: u8 = 1;
 const TOMB_BUCKET: u8 = 2;
+const TOMB_UPLOAD: u8 = 3;
 
 impl Register<'_> {
     fn tombstone_key(&self) -> Option<Vec<u8>> {
@@ -161,7 +209,16 @@ impl Register<'_> {
                 v.extend(name.as_bytes());
                 Some(v)
             }
-            Register::Fence { .. } | Register::Aborted { .. } => None,
+            Register::Upload {
+                bucket,
+                key,
+                upload,
+            } => {
+                let mut v = vec![TOMB_UPLOAD];
+                v.extend(upload_key(*bucket, key, *upload));
+                Some(v)
+            }
+            Register::Fence { .. } | Register::Aborted { .. } | Register::Part { .. } => None,
         }
     }
 
@@ -171,6 +228,12 @@ impl Register<'_> {
             Register::Bucket { name } => (Table::Buckets, name.as_bytes().to_vec()),
             Register::Fence { pg, bucket } => (Table::Fences, fence_key(*pg, *bucket)),
             Register::Aborted { object } => (Table::Aborted, object.0.to_vec()),
+            Register::Upload {
+                bucket,
+                key,
+                upload,
+            } => (Table::Uploads, upload_key(*bucket, key, *upload)),
+            Register::Part { upload, number } => (Table::Parts, part_key(*upload, *number)),
         }
     }
 

@@ -123,6 +123,8 @@ impl Store {
             Err(e) => Err(e),
         };
         if let Ok(true) = fenced_and_empty {
+            // As on AWS, uploads do not keep a bucket. No new ones come while it is fenced.
+            self.abort_all(bucket.id).await?;
             let record = MetadataRecord::DeleteBucket {
                 name,
                 bucket: bucket.id,

@@ -74,6 +74,15 @@ impl Algorithm {
             .find(|one| one.name().as_bytes().eq_ignore_ascii_case(name))
     }
 
+    const fn crc(self) -> Option<CrcAlgorithm> {
+        match self {
+            Self::Crc32 => Some(CrcAlgorithm::Crc32IsoHdlc),
+            Self::Crc32c => Some(CrcAlgorithm::Crc32Iscsi),
+            Self::Crc64Nvme => Some(CrcAlgorithm::Crc64Nvme),
+            Self::Sha1 | Self::Sha256 => None,
+        }
+    }
+
     /// Bytes of a value.
     pub const fn size(self) -> usize {
         match self {
@@ -172,6 +181,38 @@ impl Checksum {
         Self { algorithm, bytes }
     }
 
+    /// Of the values of several parts, one after the other.
+    pub fn of_checksums<'a>(
+        algorithm: Algorithm,
+        parts: impl Iterator<Item = &'a Checksum>,
+    ) -> Self {
+        let mut hasher = Hasher::new(algorithm);
+        parts.for_each(|part| hasher.update(part.bytes()));
+        hasher.finish()
+    }
+
+    /// Of the bytes of several parts, from the parts' values and lengths. Only CRCs can do this.
+    pub fn of_joined(algorithm: Algorithm, parts: &[(Checksum, u64)]) -> Option<Self> {
+        let crc = algorithm.crc()?;
+        let number = |value: &Checksum| {
+            let mut bytes = [0; 8];
+            bytes[8 - algorithm.size()..].copy_from_slice(value.bytes());
+            u64::from_be_bytes(bytes)
+        };
+        let joined = parts
+            .iter()
+            .map(|(value, length)| (number(value), *length))
+            .reduce(|(whole, before), (value, length)| {
+                let joined = crc_fast::checksum_combine(crc, whole, value, length);
+                (joined, before + length)
+            });
+        let (value, _) = joined?;
+        Some(Self::new(
+            algorithm,
+            &value.to_be_bytes()[8 - algorithm.size()..],
+        ))
+    }
+
     pub fn bytes(&self) -> &[u8] {
         &self.bytes[..self.algorithm.size()]
     }
@@ -196,13 +237,10 @@ pub enum Hasher {
 
 impl Hasher {
     pub fn new(algorithm: Algorithm) -> Self {
-        let crc = |crc| Self::Crc(algorithm, Crc::new(crc));
-        match algorithm {
-            Algorithm::Crc32 => crc(CrcAlgorithm::Crc32IsoHdlc),
-            Algorithm::Crc32c => crc(CrcAlgorithm::Crc32Iscsi),
-            Algorithm::Crc64Nvme => crc(CrcAlgorithm::Crc64Nvme),
-            Algorithm::Sha1 => Self::Sha1(sha1::Sha1::new()),
-            Algorithm::Sha256 => Self::Sha256(sha2::Sha256::new()),
+        match (algorithm.crc(), algorithm) {
+            (Some(crc), _) => Self::Crc(algorithm, Crc::new(crc)),
+            (None, Algorithm::Sha1) => Self::Sha1(sha1::Sha1::new()),
+            (None, _) => Self::Sha256(sha2::Sha256::new()),
         }
     }
 
@@ -229,6 +267,34 @@ impl Hasher {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn joined_values_are_those_of_the_joined_bytes() {
+        let bytes: Vec<u8> = (0..1000u32).map(|i| (i * 7) as u8).collect();
+        let of = |algorithm, bytes: &[u8]| {
+            let mut hasher = Hasher::new(algorithm);
+            hasher.update(bytes);
+            hasher.finish()
+        };
+        for algorithm in Algorithm::ALL {
+            let parts: Vec<(Checksum, u64)> =
+                [&bytes[..1], &bytes[1..1], &bytes[1..700], &bytes[700..]]
+                    .iter()
+                    .map(|part| (of(algorithm, part), part.len() as u64))
+                    .collect();
+            let whole = algorithm.crc().map(|_| of(algorithm, &bytes));
+            assert_eq!(
+                Checksum::of_joined(algorithm, &parts),
+                whole,
+                "{algorithm:?}"
+            );
+            let values: Vec<u8> = parts.iter().flat_map(|(v, _)| v.bytes().to_vec()).collect();
+            assert_eq!(
+                Checksum::of_checksums(algorithm, parts.iter().map(|(v, _)| v)),
+                of(algorithm, &values)
+            );
+        }
+    }
 
     #[test]
     fn values_are_those_of_the_definitions() {

@@ -9,10 +9,11 @@ use std::collections::VecDeque;
 use futures_util::{StreamExt, stream::FuturesOrdered};
 use shard_format::{
     CHUNK_SIZE, ChunkIndex, MetadataRecord, ObjectId, PutVersion, Role, SEGMENT_SIZE, SegmentIndex,
+    VersionFields,
 };
 
 use super::{
-    BucketInfo, ObjectHeaders, ObjectInfo, ReadObject, Store, StoreError,
+    BucketInfo, ObjectHeaders, ObjectInfo, PartInfo, ReadObject, Store, StoreError,
     checksum::{Checksum, Kind},
     store::etag_of,
 };
@@ -34,34 +35,49 @@ fn text(bytes: Option<&[u8]>) -> Option<String> {
     bytes.map(|b| String::from_utf8_lossy(b).into_owned())
 }
 
+/// What clients said about an object, from its record.
+pub(super) fn headers_of(owner: &str, f: &VersionFields<'_>) -> ObjectHeaders {
+    ObjectHeaders {
+        content_type: text(f.content_type),
+        content_encoding: text(f.content_encoding),
+        content_language: text(f.content_language),
+        content_disposition: text(f.content_disposition),
+        cache_control: text(f.cache_control),
+        expires: text(f.expires),
+        user: f
+            .user_metadata
+            .iter()
+            .map(|(n, v)| {
+                (
+                    String::from_utf8_lossy(n).into_owned(),
+                    String::from_utf8_lossy(v).into_owned(),
+                )
+            })
+            .collect(),
+        owner: owner.to_owned(),
+        storage_class: text(f.storage_class),
+    }
+}
+
 fn info_of(put: &PutVersion<'_>) -> ObjectInfo {
     let f = &put.fields;
+    let checksum = f.checksum.and_then(checksum_of);
     ObjectInfo {
         size: put.size,
         etag: etag_of(&EtagValue::of(&put.etag)),
         modified_ms: put.modified_ms,
-        headers: ObjectHeaders {
-            content_type: text(f.content_type),
-            content_encoding: text(f.content_encoding),
-            content_language: text(f.content_language),
-            content_disposition: text(f.content_disposition),
-            cache_control: text(f.cache_control),
-            expires: text(f.expires),
-            user: f
-                .user_metadata
-                .iter()
-                .map(|(n, v)| {
-                    (
-                        String::from_utf8_lossy(n).into_owned(),
-                        String::from_utf8_lossy(v).into_owned(),
-                    )
-                })
-                .collect(),
-            owner: put.owner.to_owned(),
-            storage_class: text(f.storage_class),
-        },
-        checksum: f.checksum.and_then(checksum_of),
-        parts: Vec::new(),
+        headers: headers_of(put.owner, f),
+        checksum,
+        parts: f
+            .parts
+            .iter()
+            .map(|part| PartInfo {
+                number: part.number,
+                size: part.size,
+                checksum: checksum
+                    .and_then(|(whole, _)| Checksum::from_bytes(whole.algorithm, part.checksum)),
+            })
+            .collect(),
     }
 }
 
@@ -97,9 +113,41 @@ enum Source {
         start: usize,
     },
     Chunks {
-        object: ObjectId,
+        spans: Vec<Span>,
         lease: Lease,
     },
+}
+
+/// Bytes of the object that are chunks of one object id: all of them, or those of a part.
+#[derive(Clone, Copy)]
+struct Span {
+    object: ObjectId,
+    start: u64,
+    end: u64,
+}
+
+fn spans_of(put: &PutVersion<'_>) -> Vec<Span> {
+    if put.fields.parts.is_empty() {
+        return vec![Span {
+            object: put.object,
+            start: 0,
+            end: put.size,
+        }];
+    }
+    let mut end = 0u64;
+    put.fields
+        .parts
+        .iter()
+        .map(|part| {
+            let start = end;
+            end = end.saturating_add(part.size);
+            Span {
+                object: put.object.part(part.attempt),
+                start,
+                end,
+            }
+        })
+        .collect()
 }
 
 type Fetch = std::pin::Pin<Box<dyn Future<Output = Result<(Buf, usize, usize), VolumeError>>>>;
@@ -164,6 +212,12 @@ impl Store {
                         (info, Source::Inline { record, start })
                     }
                     shard_format::Body::Chunks(_) => {
+                        let spans = spans_of(&put);
+                        if spans.last().is_none_or(|last| last.end != put.size)
+                            || put.object.is_upload() == put.fields.parts.is_empty()
+                        {
+                            return Err(unreadable("a record whose parts are not its object"));
+                        }
                         let home = self.home(self.group(bucket.id, key));
                         let object = put.object;
                         let lease = Lease {
@@ -172,7 +226,7 @@ impl Store {
                             object,
                             renewed: rt::now(),
                         };
-                        (info, Source::Chunks { object, lease })
+                        (info, Source::Chunks { spans, lease })
                     }
                     shard_format::Body::DeleteMarker => return Err(StoreError::NoSuchKey),
                 }
@@ -200,7 +254,7 @@ impl Store {
         }
     }
 
-    /// Bytes of a run from `offset` of the object on: the buffer, and where in it the bytes start and end.
+    /// Bytes of a run from `offset` of the object or part on: the buffer, and where in it the bytes start and end.
     async fn fetch_piece(
         self,
         object: ObjectId,
@@ -275,12 +329,15 @@ impl ReadObject for Reader {
                 buf.copy_from_slice(&record.buf[from..to]);
                 Ok(Some(buf))
             }
-            Source::Chunks { object, lease } => {
-                let object = *object;
-                self.store.keep_lease(object, &mut lease.renewed);
+            Source::Chunks { spans, lease } => {
+                self.store.keep_lease(lease.object, &mut lease.renewed);
                 while self.at < self.end && self.ahead.len() < FETCHES_AHEAD {
-                    let fetch = self.store.clone().fetch_piece(object, self.at, self.end);
-                    self.at += Store::piece_len(self.at, self.end);
+                    // The span that holds the next byte; parts may be empty.
+                    let span = spans[spans.partition_point(|span| span.end <= self.at)];
+                    let at = self.at - span.start;
+                    let end = self.end.min(span.end) - span.start;
+                    let fetch = self.store.clone().fetch_piece(span.object, at, end);
+                    self.at += Store::piece_len(at, end);
                     self.ahead.push_back(Box::pin(fetch));
                 }
                 debug_assert!(self.ready.is_empty());

@@ -7,6 +7,7 @@
 //!         └ up to INLINE_BODY_MAX: in the record itself ────────────────────────────────┴─ propose to the key's group
 //!   get   key's group ─ record ─ inline body, or fetch pieces ahead from the chunks' volumes
 //!   list  every volume's share, merged
+//!   parts like puts, each under an object id of its own; completing an upload is one record that lists them
 //! ```
 #![allow(async_fn_in_trait)] // One core, one thread: no future here has to be `Send`.
 
@@ -17,12 +18,17 @@ use std::fmt;
 mod bucket;
 pub mod checksum;
 mod get;
+mod multipart;
 mod put;
 mod store;
 mod upkeep;
 
-pub use self::{get::Reader, store::Store, upkeep::run_upkeep};
-pub use shard_format::BucketId;
+pub use self::{
+    get::Reader,
+    store::Store,
+    upkeep::{ask_about_orphans, free_some, run_upkeep},
+};
+pub use shard_format::{BucketId, PART_NUMBER_MAX};
 
 #[derive(Clone, Debug)]
 pub struct BucketInfo {
@@ -360,8 +366,6 @@ pub enum StoreError {
 
 /// Smallest part but the last, as on AWS.
 pub const PART_SIZE_MIN: u64 = 5 << 20;
-/// Highest number of a part, and so the most parts of an object, as on AWS.
-pub const PART_NUMBER_MAX: u16 = 10_000;
 /// Largest object of one put, and largest part: S3's 5 GiB.
 pub const PUT_SIZE_MAX: u64 = 5 << 30;
 /// Largest object, as S3 was for most of its life: 5 TiB.

@@ -129,7 +129,7 @@ impl Store {
 
     /// Streams the body to the volumes and makes it durable. Memory: [`STORES_IN_FLIGHT`] + 1 pieces. No byte is copied
     /// between socket and drive.
-    async fn store_body<B: Body>(
+    pub(super) async fn store_body<B: Body>(
         &self,
         object: ObjectId,
         body: &mut B,

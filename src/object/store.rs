@@ -7,8 +7,8 @@ use shard_format::{BucketId, Hlc, MetadataRecord, ObjectId, PgId};
 
 use super::{
     Body, BucketInfo, Completion, Condition, Etag, ListEntry, ListPage, ListRequest, ListedObject,
-    ObjectHeaders, ObjectInfo, ObjectStore, PartPage, PutDone, Reader, StoreError, UploadId,
-    UploadInfo, UploadedPart, UploadsPage, UploadsRequest, checksum,
+    ObjectHeaders, ObjectInfo, ObjectStore, PART_SIZE_MIN, PartPage, PutDone, Reader, StoreError,
+    UploadId, UploadInfo, UploadedPart, UploadsPage, UploadsRequest, checksum,
     put::{condition_tag, format_condition},
 };
 use crate::{
@@ -47,6 +47,9 @@ impl From<Refusal> for StoreError {
                 reason: "the upload took too long".into(),
             },
             Refusal::Exists(_) => StoreError::BucketBusy,
+            Refusal::NoUpload => StoreError::NoSuchUpload,
+            // The completion looks at its parts again; who hears of it has lost to many replacements.
+            Refusal::PartChanged => StoreError::SlowDown,
         }
     }
 }
@@ -56,6 +59,7 @@ struct Inner {
     /// Orders object ids made on this core in one millisecond.
     last_hlc: Cell<u64>,
     draining: Cell<bool>,
+    part_size_min: Cell<u64>,
 }
 
 /// The objects of the store, as one core reaches them.
@@ -68,6 +72,7 @@ impl Store {
             link,
             last_hlc: Cell::new(0),
             draining: Cell::new(false),
+            part_size_min: Cell::new(PART_SIZE_MIN),
         }))
     }
 
@@ -78,6 +83,15 @@ impl Store {
     /// No longer ready: the health check says so while requests under way finish.
     pub fn drain(&self) {
         self.0.draining.set(true);
+    }
+
+    /// Smallest part but the last; [`PART_SIZE_MIN`] unless a simulation cannot afford so much.
+    pub fn set_part_size_min(&self, bytes: u64) {
+        self.0.part_size_min.set(bytes);
+    }
+
+    pub(super) fn part_size_min(&self) -> u64 {
+        self.0.part_size_min.get()
     }
 
     pub(super) fn group(&self, bucket: BucketId, key: &[u8]) -> PgId {
@@ -286,75 +300,70 @@ impl ObjectStore for Store {
 
     async fn create_upload(
         &self,
-        _bucket: &BucketInfo,
-        _key: &[u8],
-        _headers: ObjectHeaders,
-        _checksum: Option<(checksum::Algorithm, checksum::Kind)>,
+        bucket: &BucketInfo,
+        key: &[u8],
+        headers: ObjectHeaders,
+        checksum: Option<(checksum::Algorithm, checksum::Kind)>,
     ) -> Result<UploadId, StoreError> {
-        Err(StoreError::NoSuchUpload)
+        self.begin_upload(bucket, key, headers, checksum).await
     }
 
     async fn upload(
         &self,
-        _bucket: &BucketInfo,
-        _key: &[u8],
-        _upload: UploadId,
+        bucket: &BucketInfo,
+        key: &[u8],
+        upload: UploadId,
     ) -> Result<UploadInfo, StoreError> {
-        Err(StoreError::NoSuchUpload)
+        self.upload_info(bucket, key, upload).await
     }
 
     async fn put_part<B: Body>(
         &self,
-        _bucket: &BucketInfo,
-        _key: &[u8],
-        _upload: UploadId,
-        _number: u16,
-        _body: &mut B,
+        bucket: &BucketInfo,
+        key: &[u8],
+        upload: UploadId,
+        number: u16,
+        body: &mut B,
     ) -> Result<UploadedPart, StoreError> {
-        Err(StoreError::NoSuchUpload)
+        self.store_part(bucket, key, upload, number, body).await
     }
 
     async fn parts(
         &self,
-        _bucket: &BucketInfo,
-        _key: &[u8],
-        _upload: UploadId,
-        _after: u16,
-        _max: usize,
+        bucket: &BucketInfo,
+        key: &[u8],
+        upload: UploadId,
+        after: u16,
+        max: usize,
     ) -> Result<PartPage, StoreError> {
-        Err(StoreError::NoSuchUpload)
+        self.part_page(bucket, key, upload, after, max).await
     }
 
     async fn complete_upload(
         &self,
-        _bucket: &BucketInfo,
-        _key: &[u8],
-        _upload: UploadId,
-        _completion: Completion,
+        bucket: &BucketInfo,
+        key: &[u8],
+        upload: UploadId,
+        completion: Completion,
     ) -> Result<PutDone, StoreError> {
-        Err(StoreError::NoSuchUpload)
+        self.complete(bucket, key, upload, completion).await
     }
 
     async fn abort_upload(
         &self,
-        _bucket: &BucketInfo,
-        _key: &[u8],
-        _upload: UploadId,
+        bucket: &BucketInfo,
+        key: &[u8],
+        upload: UploadId,
     ) -> Result<(), StoreError> {
-        Err(StoreError::NoSuchUpload)
+        self.abort(bucket, key, upload).await
     }
 
     async fn uploads(
         &self,
-        _bucket: &BucketInfo,
-        _request: UploadsRequest,
+        bucket: &BucketInfo,
+        request: UploadsRequest,
     ) -> Result<UploadsPage, StoreError> {
-        Ok(UploadsPage {
-            entries: Vec::new(),
-            truncated: false,
-            next_after: Vec::new(),
-            next_after_upload: None,
-        })
+        self.upload_page(bucket, request).await
     }
 
     fn ready(&self) -> bool {

@@ -21,6 +21,8 @@ const FREE_INTERVAL: Duration = Duration::from_millis(500);
 const FREE_BATCH: usize = 64;
 /// How often all shards of a volume are asked about.
 const ORPHAN_INTERVAL: Duration = Duration::from_secs(3600);
+/// How often uploads that were completed long ago are forgotten.
+const FORGET_INTERVAL: Duration = Duration::from_secs(900);
 /// Object ids of one question.
 const ORPHAN_BATCH: usize = 256;
 
@@ -36,7 +38,11 @@ pub async fn run_upkeep(store: Store, volume: u16, groups: std::rc::Rc<Groups>) 
             Err(error) => tracing::warn!(%error, "looking for half deleted buckets failed"),
         }
     }
+    if let Err(error) = groups.sweep_parts().await {
+        tracing::warn!(volume, %error, "looking for parts without an upload failed");
+    }
     let mut next_question = rt::now();
+    let mut next_forgetting = rt::now();
     loop {
         let freed = match free_some(&store, &groups).await {
             Ok(freed) => freed,
@@ -56,6 +62,14 @@ pub async fn run_upkeep(store: Store, volume: u16, groups: std::rc::Rc<Groups>) 
                 Ok(n) => tracing::info!(volume, objects = n, "freed shards that no version names"),
                 Err(VolumeError::Closed | VolumeError::ReadOnly { .. }) => return,
                 Err(e) => tracing::warn!(volume, error = %e, "asking about orphans failed"),
+            }
+        }
+        if rt::now() >= next_forgetting {
+            next_forgetting = rt::now() + FORGET_INTERVAL;
+            match store.forget_uploads(&groups).await {
+                Ok(_) => {}
+                Err(VolumeError::Closed | VolumeError::ReadOnly { .. }) => return,
+                Err(e) => tracing::warn!(volume, error = %e, "forgetting completed uploads failed"),
             }
         }
         if freed == 0 {

@@ -16,6 +16,7 @@
 
 pub mod command;
 mod model;
+mod uploads;
 mod workload;
 
 use std::{cell::RefCell, fmt, path::Path, path::PathBuf, rc::Rc, time::Duration};
@@ -26,6 +27,7 @@ use self::{
 };
 use crate::{
     index::{StoreKind, twin},
+    limits::LEASE_TIME,
     link::Frame,
     node::{self, CoreShare, Layout, Settings},
     rt::{
@@ -134,6 +136,8 @@ impl fmt::Display for Violation {
 const DIRECTORY: &str = "/drive";
 /// Virtual time one step may take before the store counts as hung.
 const STEP_LIMIT: Duration = Duration::from_secs(600);
+/// Times that leftovers are looked for; a lease that keeps some alive ends in between.
+const LOOKS_FOR_LEFTOVERS: usize = 4;
 /// Longer than a head waits before it records its floor.
 const QUIESCE: Duration = Duration::from_millis(400);
 
@@ -364,6 +368,9 @@ impl Run {
         };
         let damaged = self.check_recoveries(&shares)?;
         self.verify(&shares, damaged)?;
+        if matches!(self.scenario.faults, Faults::Crash | Faults::Full) {
+            self.nothing_is_left_over(&shares)?;
+        }
         self.finish(&shares)
     }
 
@@ -480,6 +487,7 @@ impl Run {
             }
         }
         for (core, share) in shares.iter().enumerate() {
+            share.store.set_part_size_min(0);
             let share = share.clone();
             self.world
                 .spawn_on(self.node, CoreId(core as u16), async move {
@@ -715,6 +723,44 @@ impl Run {
             Ok(Ok(())) => Ok(()),
             Ok(Err(what)) => Err(format!("after a restart: {what}")),
             Err(stop) => Err(format!("the look after a restart ended with {stop:?}")),
+        }
+    }
+
+    /// All space belongs to something: what has shards is named, and all that is named has shards.
+    fn nothing_is_left_over(&mut self, shares: &Started) -> Result<(), String> {
+        let bucket = self.bucket.clone().expect("made in the first round");
+        let keys = self.model.borrow().names();
+        let store = shares[0].store.clone();
+        let named = self.on_core(
+            0,
+            async move { uploads::named(&store, &bucket, &keys).await },
+        )?;
+        let mut stored = std::collections::BTreeSet::new();
+        for _ in 0..LOOKS_FOR_LEFTOVERS {
+            stored.clear();
+            for (core, share) in shares.iter().enumerate() {
+                let store = share.store.clone();
+                stored.extend(self.on_core(core, async move { uploads::stored(&store).await })?);
+            }
+            if stored.len() == named {
+                return Ok(());
+            }
+            // Leases of readers that were cut off run out.
+            self.run_for(LEASE_TIME / 2)?;
+        }
+        Err(format!(
+            "{named} objects and parts are named, shards are of {stored:?}"
+        ))
+    }
+
+    fn on_core<T: 'static>(
+        &mut self,
+        core: usize,
+        future: impl Future<Output = Result<T, String>> + 'static,
+    ) -> Result<T, String> {
+        match self.world.run_on(self.node, CoreId(core as u16), future) {
+            Ok(result) => result,
+            Err(stop) => Err(format!("a question ended with {stop:?}")),
         }
     }
 

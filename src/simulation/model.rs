@@ -8,14 +8,50 @@ use std::collections::BTreeMap;
 
 use md5::{Digest, Md5};
 
+use super::uploads::Pending;
+
 /// A body that can be made again from its seed.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub struct Content {
     pub seed: u64,
     pub size: usize,
+    /// Parts of the upload that made it, 0 for a put, and where all but the last of them end.
+    pub parts: usize,
+    pub cuts: [usize; PARTS_MAX - 1],
 }
 
+/// Parts of an upload.
+pub const PARTS_MAX: usize = 4;
+
 impl Content {
+    /// Of a put.
+    pub fn plain(seed: u64, size: usize) -> Content {
+        Content {
+            seed,
+            size,
+            parts: 0,
+            cuts: [0; PARTS_MAX - 1],
+        }
+    }
+
+    /// The bytes of each part.
+    pub fn part_bytes(&self) -> Vec<Vec<u8>> {
+        let bytes = self.bytes();
+        let mut start = 0;
+        (0..self.parts)
+            .map(|part| {
+                let end = if part + 1 == self.parts {
+                    self.size
+                } else {
+                    self.cuts[part]
+                };
+                let part = bytes[start..end].to_vec();
+                start = end;
+                part
+            })
+            .collect()
+    }
+
     pub fn bytes(&self) -> Vec<u8> {
         let mut state = self.seed | 1;
         let mut out = Vec::with_capacity(self.size + 8);
@@ -29,8 +65,16 @@ impl Content {
         out
     }
 
+    /// The one in its entity tag.
     pub fn md5(&self) -> [u8; 16] {
-        Md5::digest(self.bytes()).into()
+        if self.parts == 0 {
+            return Md5::digest(self.bytes()).into();
+        }
+        let mut whole = Md5::new();
+        for part in self.part_bytes() {
+            whole.update(Md5::digest(part));
+        }
+        whole.finalize().into()
     }
 }
 
@@ -49,6 +93,7 @@ struct Key {
 #[derive(Debug, Default)]
 pub struct Model {
     keys: BTreeMap<Vec<u8>, Key>,
+    pub pending: Vec<Pending>,
 }
 
 /// Where a key's history stood when a read began.

@@ -5,6 +5,7 @@ use std::{cell::RefCell, rc::Rc, time::Duration};
 use super::{
     Faults,
     model::{Content, Mark, Model, State},
+    uploads,
 };
 use crate::{
     object::{
@@ -50,11 +51,21 @@ pub struct Client {
 }
 
 /// A body in memory that arrives in pieces.
-struct Bytes {
+pub(super) struct Bytes {
     bytes: Vec<u8>,
     at: usize,
     /// Ends early or fails at the end, as clients do.
     broken: bool,
+}
+
+impl Bytes {
+    pub(super) fn whole(bytes: Vec<u8>) -> Bytes {
+        Bytes {
+            bytes,
+            at: 0,
+            broken: false,
+        }
+    }
 }
 
 impl Body for Bytes {
@@ -109,7 +120,8 @@ impl Client {
     async fn one(&mut self) -> Result<(), String> {
         let own = key_name(self.number, self.rng.below(KEYS_PER_CLIENT as u64) as usize);
         match self.rng.below(100) {
-            0..=44 => self.put(&own).await,
+            0..=36 => self.put(&own).await,
+            37..=44 => self.upload(&own).await,
             45..=59 => self.delete(&own).await,
             60..=92 => {
                 let client = self.rng.below(self.clients as u64) as usize;
@@ -151,12 +163,8 @@ impl Client {
             Ok(bucket) => bucket,
             Err(e) => return step("create", e),
         };
-        let content = Content { seed: 5, size: 40 };
-        let mut body = Bytes {
-            bytes: content.bytes(),
-            at: 0,
-            broken: false,
-        };
+        let content = Content::plain(5, 40);
+        let mut body = Bytes::whole(content.bytes());
         if let Err(e) = self
             .store
             .put(
@@ -181,11 +189,7 @@ impl Client {
         if let Err(e) = self.store.delete_bucket(&name).await {
             return step("delete of an empty bucket", e);
         }
-        let mut body = Bytes {
-            bytes: content.bytes(),
-            at: 0,
-            broken: false,
-        };
+        let mut body = Bytes::whole(content.bytes());
         match self
             .store
             .put(
@@ -211,10 +215,7 @@ impl Client {
             7..=8 => 33_000 + self.rng.below(60_000),
             _ => 60_000 + self.rng.below(200_000),
         } as usize;
-        let content = Content {
-            seed: self.rng.u64(),
-            size,
-        };
+        let content = Content::plain(self.rng.u64(), size);
         let broken = self.rng.chance(0.05);
         let mut body = Bytes {
             bytes: content.bytes(),
@@ -272,7 +273,7 @@ impl Client {
         }
     }
 
-    fn tolerate(&self, e: &StoreError, what: &str, key: &[u8]) -> Result<(), String> {
+    pub(super) fn tolerate(&self, e: &StoreError, what: &str, key: &[u8]) -> Result<(), String> {
         let read_only = matches!(
             e,
             StoreError::ReadOnly { .. } | StoreError::Unreadable { .. }
@@ -292,7 +293,7 @@ impl Client {
     }
 }
 
-fn text(key: &[u8]) -> String {
+pub(super) fn text(key: &[u8]) -> String {
     String::from_utf8_lossy(key).into_owned()
 }
 
@@ -461,7 +462,14 @@ pub async fn look_at_everything(store: &Store, load: &Load, strict: bool) -> Res
             None => {}
         }
     }
-    list(store, load, false).await
+    list(store, load, false).await?;
+    uploads::complete_again(store, load, strict).await?;
+    for name in &names {
+        if let Some(state) = get(store, load, name, None, false).await? {
+            load.model.borrow_mut().observe(name, state);
+        }
+    }
+    Ok(())
 }
 
 /// Deletes everything, waits for reclaim, and puts again.
@@ -477,15 +485,8 @@ pub async fn empty_and_refill(store: &Store, load: &Load) -> Result<(), String> 
     }
     let name = load.model.borrow().names()[0].clone();
     for _ in 0..600 {
-        let content = Content {
-            seed: 77,
-            size: 100_000,
-        };
-        let mut body = Bytes {
-            bytes: content.bytes(),
-            at: 0,
-            broken: false,
-        };
+        let content = Content::plain(77, 100_000);
+        let mut body = Bytes::whole(content.bytes());
         load.model.borrow_mut().attempt(&name, Some(content));
         match store
             .put(

@@ -104,6 +104,10 @@ pub enum Refusal {
     Condition,
     /// `If-Match` asks for an object, and there is none.
     Absent,
+    /// The upload was completed or aborted, or never begun.
+    NoUpload,
+    /// A part of the upload was replaced since its parts were looked at.
+    PartChanged,
     /// The name belongs to another bucket.
     Exists(BucketId),
     /// There is nothing of that name or id.
@@ -478,10 +482,9 @@ impl Volume {
         shards::objects(&self.view(), from, max)
     }
 
-    /// Whether any shard of the object is here.
+    /// Whether any shard of the object, or of the upload's parts, is here.
     pub fn has_shards(&self, object: ObjectId) -> Result<bool, VolumeError> {
-        let (ids, _) = shards::objects(&self.view(), object, 1)?;
-        Ok(ids.first() == Some(&object))
+        shards::any(&self.view(), object)
     }
 
     // ------------------------------------------------------------------------------------------- end

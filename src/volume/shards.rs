@@ -270,13 +270,21 @@ pub(super) fn is_live(store: &Store<'_>, identity: &SegmentIdentity, extent: &Ex
     })
 }
 
-/// Forgets every run of the object.
+/// Whether freeing `freed` frees the shards of `object`: its own, and for an upload those of its parts.
+fn is_freed_with(object: ObjectId, freed: ObjectId) -> bool {
+    object == freed || (freed.is_upload() && object.upload() == Some(freed))
+}
+
+/// Forgets every run of the object, for an upload also of its parts.
 pub(super) fn free(store: &Store<'_>, object: ObjectId) {
     let mut found = Vec::new();
     let mut from = object.0.to_vec();
     loop {
         let end = store.index.scan(Table::Shards, &from, usize::MAX, |k, v| {
-            if k.starts_with(&object.0) {
+            // The ids of parts follow that of their upload.
+            if k.first_chunk()
+                .is_some_and(|id| is_freed_with(ObjectId(*id), object))
+            {
                 found.push((k.to_vec(), RunValue::decode(v)));
                 Step::Next
             } else {
@@ -294,6 +302,12 @@ pub(super) fn free(store: &Store<'_>, object: ObjectId) {
         }
         store.index.remove(Table::Shards, &k);
     }
+}
+
+/// Whether freeing the object would free anything.
+pub(super) fn any(store: &Store<'_>, object: ObjectId) -> Result<bool, VolumeError> {
+    let (ids, _) = objects(store, object, 1)?;
+    Ok(ids.first().is_some_and(|id| is_freed_with(*id, object)))
 }
 
 /// Ids of objects with shards here, ascending from `from`.

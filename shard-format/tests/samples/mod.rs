@@ -2,9 +2,8 @@
 #![allow(dead_code)] // each test binary uses some of them
 
 use shard_format::metadata::{
-    BucketDocument, ChecksumAlgorithm, ChecksumType, DefaultRetention, Durability, Encryption,
-    EncryptionAlgorithm, MissingRoles, ObjectChecksum, ObjectLock, PageTable, Retention,
-    RetentionMode, RetentionPeriod, Versioning,
+    BucketDocument, DefaultRetention, Durability, Encryption, EncryptionAlgorithm, MissingRoles,
+    ObjectLock, PageTable, Retention, RetentionMode, RetentionPeriod, Versioning,
 };
 use shard_format::*;
 
@@ -282,7 +281,23 @@ pub fn metadata_records<'a>() -> Vec<(&'static str, MetadataRecord<'a>)> {
             },
         ],
         website_redirect: Some(b"/elsewhere"),
+        parts: Vec::new(),
     };
+    let upload = ObjectId::of_upload(0x0102_0304, Hlc::new(1_700_000_000_001, 9));
+    let parts = vec![
+        Part {
+            number: 1,
+            attempt: 0x1122_3344,
+            size: 5 << 20,
+            checksum: &[1, 2, 3, 4],
+        },
+        Part {
+            number: 10_000,
+            attempt: 1,
+            size: 0,
+            checksum: &[5, 6, 7, 8],
+        },
+    ];
     let put_bucket = PutBucket {
         name: "pictures",
         bucket: BucketId(42),
@@ -379,6 +394,75 @@ pub fn metadata_records<'a>() -> Vec<(&'static str, MetadataRecord<'a>)> {
         ),
         ("free_done", MetadataRecord::FreeDone { object: object(6) }),
         ("no_op", MetadataRecord::NoOp),
+        (
+            "create_upload",
+            MetadataRecord::CreateUpload(CreateUpload {
+                bucket: BucketId(42),
+                key: b"k",
+                upload,
+                initiated_ms: 1_700_000_000_321,
+                owner: "0123456789abcdef",
+                checksum: Some((ChecksumAlgorithm::Sha256, ChecksumType::Composite)),
+                fields: VersionFields {
+                    content_type: Some(b"image/jpeg"),
+                    ..VersionFields::default()
+                },
+            }),
+        ),
+        (
+            "put_part",
+            MetadataRecord::PutPart(PutPart {
+                bucket: BucketId(42),
+                key: b"k",
+                upload,
+                number: 10_000,
+                object: upload.part(0x7FFF_FFFF),
+                size: 5 << 30,
+                md5: sixteen(0xC0),
+                modified_ms: 1_700_000_000_321,
+                scheme: Scheme::PLAIN,
+                epoch: Epoch(17),
+                checksum: Some(ObjectChecksum {
+                    algorithm: ChecksumAlgorithm::Crc32,
+                    kind: ChecksumType::FullObject,
+                    value: &[1, 2, 3, 4],
+                }),
+            }),
+        ),
+        (
+            "complete_upload",
+            MetadataRecord::PutVersion(PutVersion {
+                version: VersionId::Null,
+                object: upload,
+                size: 5 << 20,
+                etag: Etag::Text("c0c1c2c3c4c5c6c7c8c9cacbcccdcecf-2"),
+                condition: Condition::IfMatchAny,
+                body: Body::Chunks(1),
+                fields: VersionFields {
+                    parts,
+                    ..VersionFields::default()
+                },
+                ..put_version()
+            }),
+        ),
+        (
+            "abort_upload",
+            MetadataRecord::EndUpload(EndUpload {
+                bucket: BucketId(42),
+                key: b"k",
+                upload,
+                end: UploadEnd::Aborted,
+            }),
+        ),
+        (
+            "forget_upload",
+            MetadataRecord::EndUpload(EndUpload {
+                bucket: BucketId(42),
+                key: b"k",
+                upload,
+                end: UploadEnd::Forgotten,
+            }),
+        ),
     ]
 }
 
