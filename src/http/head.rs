@@ -327,6 +327,38 @@ impl Head {
             .map(|(_, value)| value)
     }
 
+    /// This head with more fields behind its own; names are lower case. `None` if one of them could
+    /// not have come in a head.
+    pub fn with_fields<'a>(
+        &self,
+        fields: impl IntoIterator<Item = (&'a str, &'a [u8])>,
+    ) -> Option<Head> {
+        let mut head = self.clone();
+        for (name, value) in fields {
+            let token = !name.is_empty()
+                && name
+                    .bytes()
+                    .all(|b| b.is_ascii_lowercase() || b.is_ascii_digit() || b"-_.".contains(&b));
+            let text = value
+                .iter()
+                .all(|&byte| byte == b'\t' || (byte >= b' ' && byte != 0x7f));
+            if !token || !text {
+                return None;
+            }
+            let mut place = |bytes: &[u8]| -> Option<(u16, u16)> {
+                let start = u16::try_from(head.bytes.len()).ok()?;
+                head.bytes.extend_from_slice(bytes);
+                Some((start, u16::try_from(head.bytes.len()).ok()?))
+            };
+            let field = Field {
+                name: place(name.as_bytes())?,
+                value: place(value)?,
+            };
+            head.fields.push(field);
+        }
+        Some(head)
+    }
+
     /// The value of a field that may be given once.
     pub fn single(&self, name: &str) -> Result<Option<&[u8]>, Duplicate> {
         let mut values = self.fields().filter(|(field, _)| *field == name);
@@ -369,6 +401,30 @@ mod tests {
         assert_eq!(head.first("x-amz-meta-a"), Some(&b"v"[..]));
         assert_eq!(head.framing, Framing::Length(12));
         assert!(head.keep_alive);
+    }
+
+    #[test]
+    fn fields_are_added_within_the_rules() {
+        let head = parse("GET /k HTTP/1.1\r\nHost: h\r\nA: 1\r\n\r\n").unwrap();
+        let more = head
+            .with_fields([("a", &b" 2 "[..]), ("x-y", "\u{20ac}".as_bytes())])
+            .unwrap();
+        let found: Vec<_> = more.all("a").collect();
+        assert_eq!(found, [&b"1"[..], b"2"]);
+        assert_eq!(more.first("x-y"), Some("\u{20ac}".as_bytes()));
+        assert_eq!(more.raw_path(), b"/k");
+        let long = vec![b'a'; usize::from(u16::MAX)];
+        for (name, value) in [
+            ("", &b"v"[..]),
+            ("A", b"v"),
+            ("a b", b"v"),
+            ("a:", b"v"),
+            ("a", b"v\r\nb: c"),
+            ("a", b"\0"),
+            ("a", &long),
+        ] {
+            assert!(head.with_fields([(name, value)]).is_none(), "{name:?}");
+        }
     }
 
     #[test]

@@ -98,6 +98,11 @@ impl<'a> Query<'a> {
             .map(|(name, value)| (name.as_ref(), value.as_ref()))
     }
 
+    /// Drops the pairs whose name does not pass.
+    pub fn retain(&mut self, keep: impl Fn(&[u8]) -> bool) {
+        self.pairs.retain(|(name, _)| keep(name));
+    }
+
     pub fn has(&self, name: &str) -> bool {
         self.get(name).is_some()
     }

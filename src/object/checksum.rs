@@ -45,6 +45,23 @@ impl Algorithm {
         }
     }
 
+    /// The element of a document that carries the value.
+    pub const fn element(self) -> &'static str {
+        match self {
+            Self::Crc32 => "ChecksumCRC32",
+            Self::Crc32c => "ChecksumCRC32C",
+            Self::Crc64Nvme => "ChecksumCRC64NVME",
+            Self::Sha1 => "ChecksumSHA1",
+            Self::Sha256 => "ChecksumSHA256",
+        }
+    }
+
+    pub fn from_element(name: &str) -> Option<Self> {
+        Self::ALL
+            .into_iter()
+            .find(|algorithm| algorithm.element() == name)
+    }
+
     pub fn from_header(name: &str) -> Option<Self> {
         Self::ALL
             .into_iter()

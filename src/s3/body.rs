@@ -64,7 +64,19 @@ struct Checks {
     md5: Option<([u8; 16], Md5)>,
     /// From a header.
     expected: Option<Checksum>,
+    /// A header or a trailer promises what `hasher` will find.
+    promised: bool,
     hasher: Option<Hasher>,
+}
+
+/// What is known about a body before its head is read for it.
+#[derive(Clone, Copy)]
+pub struct Announced<'a> {
+    pub payload: &'a Payload,
+    pub presigned: bool,
+    /// `x-amz-checksum-*` is the checksum of this body, and not of an object that is made from
+    /// what came earlier.
+    pub checksum_of_body: bool,
 }
 
 pub struct Decoder {
@@ -72,12 +84,15 @@ pub struct Decoder {
     inner: Inner,
     length: u64,
     checks: Checks,
+    /// Of the checksum that the client gives, or asks for.
+    algorithm: Option<Algorithm>,
     checksum: Option<Checksum>,
 }
 
 impl Decoder {
     /// Reads from `head` how the body is framed, coded and checked.
-    pub fn new(head: &Head, payload: &Payload, signer: ChunkSigner) -> S3Result<Self> {
+    pub fn new(head: &Head, announced: Announced<'_>, signer: ChunkSigner) -> S3Result<Self> {
+        let payload = announced.payload;
         let (outer, outer_length) = match head.framing {
             Framing::None => (Outer::Length(0), Some(0)),
             Framing::Length(length) => (Outer::Length(length), Some(length)),
@@ -129,15 +144,17 @@ impl Decoder {
             let expected = expected.ok_or_else(|| S3Error::from(Code::InvalidDigest))?;
             checks.md5 = Some((expected, Md5::new()));
         }
-        checks.expected = checksum_header(head)?;
+        if announced.checksum_of_body {
+            checks.expected = checksum_header(head)?;
+        }
         if checks.expected.is_some() && trailer.is_some() {
             return Err(single_checksum());
         }
-        let algorithm = checks
+        let mut algorithm = checks
             .expected
             .map(|checksum| checksum.algorithm)
             .or(trailer);
-        checks.hasher = algorithm.map(Hasher::new);
+        checks.promised = algorithm.is_some();
         if let Some(named) = head.single("x-amz-sdk-checksum-algorithm")? {
             let named = Algorithm::from_name(named).ok_or_else(|| {
                 S3Error::not_implemented("this checksum algorithm is not implemented")
@@ -150,6 +167,8 @@ impl Decoder {
                         "Value for x-amz-sdk-checksum-algorithm header is invalid.",
                     ));
                 }
+                // Whoever presigns a request does not know its body, and asks for a checksum.
+                None if announced.presigned => algorithm = Some(named),
                 None => {
                     return Err(S3Error::new(
                         Code::InvalidRequest,
@@ -159,11 +178,13 @@ impl Decoder {
                 }
             }
         }
+        checks.hasher = algorithm.map(Hasher::new);
         Ok(Self {
             outer,
             inner,
             length,
             checks,
+            algorithm,
             checksum: None,
         })
     }
@@ -171,6 +192,18 @@ impl Decoder {
     /// Decoded bytes of the body.
     pub fn length(&self) -> u64 {
         self.length
+    }
+
+    /// The algorithm of the checksum that the client gives, or asks for.
+    pub fn algorithm(&self) -> Option<Algorithm> {
+        self.algorithm
+    }
+
+    /// Has a checksum found where the client gives none. Before any payload has passed.
+    pub fn compute(&mut self, algorithm: Algorithm) {
+        if self.algorithm.is_none() {
+            self.checks.hasher = Some(Hasher::new(algorithm));
+        }
     }
 
     /// Payload bytes that come next on the wire, before any framing.
@@ -280,7 +313,7 @@ impl Decoder {
                 Inner::Identity(_) => checks.expected.as_ref(),
             };
             let found = hasher.finish();
-            if expected != Some(&found) {
+            if checks.promised && expected != Some(&found) {
                 return Err(BodyError::Checksum(found.algorithm.name()));
             }
             self.checksum = Some(found);
@@ -288,7 +321,8 @@ impl Decoder {
         Ok(())
     }
 
-    /// The checksum that the client gave and that was found to be true, after [`Self::finish`].
+    /// After [`Self::finish`]: the checksum that the client gave and that was found to be true, or
+    /// the one that was asked for.
     pub fn checksum(&self) -> Option<&Checksum> {
         self.checksum.as_ref()
     }
@@ -373,7 +407,12 @@ pub(super) mod tests {
 
     fn decoder(fields: &str, payload: Payload) -> Result<Decoder, Code> {
         let head = head(&format!("PUT /b/k HTTP/1.1\nHost: h{fields}"));
-        Decoder::new(&head, &payload, some_signer()).map_err(|error| error.code)
+        let announced = Announced {
+            payload: &payload,
+            presigned: false,
+            checksum_of_body: true,
+        };
+        Decoder::new(&head, announced, some_signer()).map_err(|error| error.code)
     }
 
     /// Runs a whole body in pieces of the given sizes; returns it and the bytes behind it.

@@ -53,6 +53,7 @@ codes! {
     InvalidDigest 400 "The Content-MD5 or checksum value that you specified is not valid.";
     InvalidLocationConstraint 400 "The specified location constraint is not valid.";
     InvalidPart 400 "One or more of the specified parts could not be found. The part might not have been uploaded, or the specified entity tag might not have matched the part's entity tag.";
+    InvalidPartNumber 416 "The requested part number is not satisfiable.";
     InvalidPartOrder 400 "The list of parts was not in ascending order. The parts list must be specified in order by part number.";
     InvalidRange 416 "The requested range is not satisfiable.";
     InvalidRequest 400 "Invalid Request";
@@ -70,6 +71,7 @@ codes! {
     NoSuchBucket 404 "The specified bucket does not exist.";
     NoSuchUpload 404 "The specified multipart upload does not exist. The upload ID might be invalid, or the multipart upload might have been aborted or completed.";
     NoSuchKey 404 "The specified key does not exist.";
+    NoSuchVersion 404 "The specified version does not exist.";
     NotImplemented 501 "A header or query you provided implies functionality that is not implemented.";
     NotModified 304 "Not Modified";
     OperationAborted 409 "A conflicting conditional operation is currently in progress against this resource. Try again.";
@@ -80,6 +82,7 @@ codes! {
     ServiceUnavailable 503 "The store cannot answer this request at the moment. Try again.";
     SignatureDoesNotMatch 403 "The request signature that the server calculated does not match the signature that you provided. Check your secret access key and signing method.";
     SlowDown 503 "Please reduce your request rate.";
+    UnexpectedContent 400 "This request does not support content.";
     XAmzContentSHA256Mismatch 400 "The provided x-amz-content-sha256 header does not match what was computed.";
 }
 

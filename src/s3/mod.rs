@@ -1,7 +1,7 @@
 //! S3 over the object store: signatures, operations, XML, error codes.
 //!
 //! ```text
-//! server ── wire ── http::head ── sigv4 ── names ── route ── headers ── operations ── object
+//! server ── wire ── http::head ── sigv4 ── names ── hoisted ── route ── headers ── operations ── object
 //!              └──── body (Content-Length | chunked, aws-chunked, checks) ──┘
 //! ```
 //!
@@ -19,8 +19,10 @@
 
 pub mod aws_chunked;
 pub mod body;
+pub mod conditions;
 pub mod error;
 pub mod headers;
+pub mod hoisted;
 pub mod list;
 #[cfg(test)]
 mod memory;

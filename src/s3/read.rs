@@ -1,63 +1,10 @@
-//! Conditions and ranges of GET and HEAD: decisions without I/O.
+//! Ranges of GET and HEAD: decisions without I/O.
 
 use crate::http::date::parse_http;
 use crate::http::head::Head;
 use crate::object::Etag;
+use crate::s3::conditions::names_etag;
 use crate::s3::error::{Code, S3Error, S3Result};
-
-/// Evaluates the conditional headers (RFC 9110, 13.2.2) as S3 documents them for `GetObject`.
-///
-/// `NotModified` comes back as an error; the caller answers it with the object's headers.
-pub fn check_conditions(head: &Head, etag: &Etag, modified_ms: u64) -> S3Result<()> {
-    // HTTP dates have seconds.
-    let modified = i64::try_from(modified_ms / 1000).unwrap_or(i64::MAX);
-    let date = |name: &str| -> S3Result<Option<i64>> {
-        let value = head
-            .single(name)?
-            .and_then(|value| std::str::from_utf8(value).ok());
-        // A date that is none is ignored (RFC 9110, 13.1.3).
-        Ok(value.and_then(parse_http))
-    };
-    let failed =
-        |name: &'static str| S3Error::from(Code::PreconditionFailed).with("Condition", name);
-    if head.first("if-match").is_some() {
-        if !head.all("if-match").any(|value| names_etag(value, etag)) {
-            return Err(failed("If-Match"));
-        }
-    } else if let Some(since) = date("if-unmodified-since")?
-        && modified > since
-    {
-        return Err(failed("If-Unmodified-Since"));
-    }
-    if head.first("if-none-match").is_some() {
-        if head
-            .all("if-none-match")
-            .any(|value| names_etag(value, etag))
-        {
-            return Err(Code::NotModified.into());
-        }
-    } else if let Some(since) = date("if-modified-since")?
-        && modified <= since
-    {
-        return Err(Code::NotModified.into());
-    }
-    Ok(())
-}
-
-/// Whether a list of entity tags names `etag`: quoted, weak or bare, or `*`.
-fn names_etag(list: &[u8], etag: &Etag) -> bool {
-    let etag = etag.to_string();
-    list.split(|&byte| byte == b',')
-        .map(<[u8]>::trim_ascii)
-        .any(|one| {
-            let one = one.strip_prefix(b"W/").unwrap_or(one);
-            let bare = one
-                .strip_prefix(b"\"")
-                .and_then(|one| one.strip_suffix(b"\""))
-                .unwrap_or(one);
-            one == b"*" || bare == etag.as_bytes()
-        })
-}
 
 /// Which bytes of an object of `size` bytes a GET or HEAD asks for: `None` for all of them.
 ///
@@ -147,54 +94,6 @@ mod tests {
     const MODIFIED_MS: u64 = 1_369_353_600_500;
     const BEFORE: &str = "Thu, 23 May 2013 23:59:59 GMT";
     const SAME: &str = "Fri, 24 May 2013 00:00:00 GMT";
-
-    #[test]
-    fn conditions_are_those_of_the_table() {
-        let same = format!("\"{ETAG}\"");
-        let cases = [
-            (String::new(), Ok(())),
-            (format!("If-Match: {same}"), Ok(())),
-            (format!("If-Match: {ETAG}"), Ok(())),
-            ("If-Match: *".to_owned(), Ok(())),
-            (format!("If-Match: \"x\", {same}"), Ok(())),
-            (format!("If-Match: \"x\"\nIf-Match: {same}"), Ok(())),
-            ("If-Match: \"x\"".to_owned(), Err(Code::PreconditionFailed)),
-            (format!("If-None-Match: {same}"), Err(Code::NotModified)),
-            (format!("If-None-Match: W/{same}"), Err(Code::NotModified)),
-            ("If-None-Match: *".to_owned(), Err(Code::NotModified)),
-            ("If-None-Match: \"x\"".to_owned(), Ok(())),
-            (format!("If-Modified-Since: {BEFORE}"), Ok(())),
-            (format!("If-Modified-Since: {SAME}"), Err(Code::NotModified)),
-            (format!("If-Unmodified-Since: {SAME}"), Ok(())),
-            (
-                format!("If-Unmodified-Since: {BEFORE}"),
-                Err(Code::PreconditionFailed),
-            ),
-            ("If-Modified-Since: yesterday".to_owned(), Ok(())),
-            // One header decides over the other, as the reference says.
-            (
-                format!("If-Match: {same}\nIf-Unmodified-Since: {BEFORE}"),
-                Ok(()),
-            ),
-            (
-                format!("If-None-Match: \"x\"\nIf-Modified-Since: {SAME}"),
-                Ok(()),
-            ),
-            (
-                format!("If-None-Match: {same}\nIf-Modified-Since: {BEFORE}"),
-                Err(Code::NotModified),
-            ),
-            (
-                format!("If-Match: \"x\"\nIf-None-Match: {same}"),
-                Err(Code::PreconditionFailed),
-            ),
-        ];
-        for (fields, expected) in cases {
-            let request = head(format!("GET /b/k HTTP/1.1\nHost: h\n{fields}").trim_end());
-            let found = check_conditions(&request, &ETAG, MODIFIED_MS).map_err(|error| error.code);
-            assert_eq!(found, expected, "{fields}");
-        }
-    }
 
     #[test]
     fn ranges_are_those_of_the_table() {

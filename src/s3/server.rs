@@ -11,12 +11,13 @@ use crate::http::target::Query;
 use crate::object::{ObjectStore, ReadObject};
 use crate::rt::sync::{Notify, Semaphore};
 use crate::rt::{self, Buf, TcpListener, TcpStream, now, sleep, spawn, timeout, unix_ms};
-use crate::s3::body::Decoder;
+use crate::s3::body::{Announced, Decoder};
 use crate::s3::error::{Code, S3Error, S3Result};
 use crate::s3::headers;
+use crate::s3::hoisted::unhoist;
 use crate::s3::names::Resource;
-use crate::s3::operations::{self, Answer, Content, Request, error_answer};
-use crate::s3::route::route;
+use crate::s3::operations::{self, Answer, Content, Limits, Request, error_answer};
+use crate::s3::route::{Operation, route};
 use crate::s3::sigv4::authenticate;
 use crate::s3::users::Users;
 use crate::s3::wire::{Leftover, NoHead, RequestBody, Wire, take_copy};
@@ -82,6 +83,7 @@ pub struct Context<S> {
     /// Domains whose subdomains are buckets; lower case.
     pub domains: Vec<String>,
     pub connections_max: usize,
+    pub limits: Limits,
     pub drain: Drain,
 }
 
@@ -96,6 +98,7 @@ impl<S> Context<S> {
             users,
             domains,
             connections_max: CONNECTIONS_MAX,
+            limits: Limits::default(),
             drain: Drain::new(),
         }
     }
@@ -236,26 +239,39 @@ async fn handle<S: ObjectStore>(
         return (Ok(answer), unread);
     }
     let checked = (|| {
-        let query = Query::parse(head.raw_query())?;
+        let mut query = Query::parse(head.raw_query())?;
         let now = i64::try_from(unix_ms() / 1000).unwrap_or(i64::MAX);
         let found = authenticate(head, &query, &context.users, now)?;
         let host = head.first("host").unwrap_or(b"");
         let resource = Resource::parse(host, head.raw_path(), &context.domains)?;
+        let hoisted = if found.presigned {
+            unhoist(head, &mut query)?
+        } else {
+            None
+        };
+        let head = hoisted.as_ref().unwrap_or(head);
         let operation = route(head, &query, resource.on(), found.presigned)?;
         headers::check(head, operation)?;
-        let decoder = Decoder::new(head, &found.payload, found.chunks)?;
-        Ok((query, found.user, resource, operation, decoder))
+        let announced = Announced {
+            payload: &found.payload,
+            presigned: found.presigned,
+            checksum_of_body: operation != Operation::CompleteMultipartUpload,
+        };
+        let decoder = Decoder::new(head, announced, found.chunks)?;
+        Ok((query, found.user, resource, operation, decoder, hoisted))
     })();
-    let (query, user, resource, operation, decoder) = match checked {
+    let (query, user, resource, operation, decoder, hoisted) = match checked {
         Ok(checked) => checked,
         Err(error) => return (Err(error), unread),
     };
+    let head = hoisted.as_ref().unwrap_or(head);
     let mut body = RequestBody::new(wire, decoder, head.expects_continue);
     let request = Request {
         head,
         query: &query,
         resource: &resource,
         user: &user,
+        limits: &context.limits,
     };
     let result = operations::run(
         &context.store,

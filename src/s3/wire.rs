@@ -5,7 +5,7 @@
 
 use crate::http::head::{HEAD_SIZE_MAX, Head, HeadError};
 use crate::http::response::CONTINUE;
-use crate::object::checksum::Checksum;
+use crate::object::checksum::{Algorithm, Checksum};
 use crate::object::{Body, BodyError};
 use crate::rt::{Buf, Instant, TcpStream, now, timeout};
 use crate::s3::body::Decoder;
@@ -412,6 +412,15 @@ impl Body for RequestBody<'_> {
 impl Upload for RequestBody<'_> {
     fn is_verified(&self) -> bool {
         self.verified
+    }
+
+    fn algorithm(&self) -> Option<Algorithm> {
+        self.decoder.algorithm()
+    }
+
+    fn compute(&mut self, algorithm: Algorithm) {
+        assert_eq!(self.given, 0, "a checksum is computed from the first byte");
+        self.decoder.compute(algorithm);
     }
 }
 

@@ -4,42 +4,81 @@ use crate::http::date;
 use crate::http::head::Head;
 use crate::http::response::ResponseHead;
 use crate::http::target::Query;
-use crate::object::{
-    Body, BucketInfo, Condition, ListPage, ObjectHeaders, ObjectInfo, ObjectStore, PUT_SIZE_MAX,
-    ReadObject, StoreError,
-};
+use crate::object::checksum::Algorithm;
+use crate::object::{Body, BucketInfo, ListPage, ObjectStore, StoreError};
 use crate::rt::Buf;
+use crate::rt::sync::Semaphore;
 use crate::s3::error::{Code, S3Error, S3Result};
 use crate::s3::list::{List, owner, parse_count, parse_token, text, write_token};
 use crate::s3::names::{Resource, is_bucket_name};
-use crate::s3::read::{check_conditions, chosen_range};
 use crate::s3::route::Operation;
 use crate::s3::users::{User, Users};
 use crate::s3::xml::{Document, leaves};
 
-/// Names and values of user metadata together, as on AWS.
-pub const METADATA_SIZE_MAX: usize = 2 * 1024;
+mod attributes;
+mod copy;
+mod multipart;
+pub mod object;
 
-/// Largest body of an operation that is not a PUT of an object. The largest that is known,
+/// Largest body of an operation that does not name a larger one. The largest that is known,
 /// `CreateBucketConfiguration`, is under 1 KiB.
 const DOCUMENT_SIZE_MAX: u64 = 64 * 1024;
 
 /// The region whose buckets have no location, and where making one's bucket again is fine.
 const FIRST_REGION: &str = "us-east-1";
 
+/// Copies of at most this size do not wait behind larger ones.
+const SMALL_COPY_SIZE_MAX: u64 = 1 << 20;
+
+/// Copies of one core at a time. A copy holds buffers while it waits for buffers, which nothing else
+/// does: without a bound the pool could be full of copies that wait for each other. A large one
+/// holds at most 3 pieces that are written and 2 that are read, 5 MiB; a small one 2 MiB. That is
+/// 36 MiB of the pool's 64.
+const LARGE_COPIES_MAX: usize = 4;
+const SMALL_COPIES_MAX: usize = 8;
+
+/// Bytes of large documents ([`DOCUMENT_SIZE_MAX`] and more) that one core reads at a time: four of
+/// the largest.
+const LARGE_DOCUMENTS_SIZE_MAX: u64 = 16 << 20;
+
+/// What the requests of a core share, so that many of them together stay within its memory.
+pub struct Limits {
+    large_copies: Semaphore,
+    small_copies: Semaphore,
+    documents: Semaphore,
+}
+
+impl Default for Limits {
+    fn default() -> Self {
+        Self {
+            large_copies: Semaphore::new(LARGE_COPIES_MAX),
+            small_copies: Semaphore::new(SMALL_COPIES_MAX),
+            documents: Semaphore::new(LARGE_DOCUMENTS_SIZE_MAX as usize),
+        }
+    }
+}
+
 /// A request whose sender is known.
 #[derive(Clone, Copy)]
 pub struct Request<'a> {
+    /// With the headers that a presigned request has in its query.
     pub head: &'a Head,
     pub query: &'a Query<'a>,
     pub resource: &'a Resource,
     pub user: &'a User,
+    pub limits: &'a Limits,
 }
 
 /// A body with the checks that clients ask for.
 pub trait Upload: Body {
     /// [`Body::finish`] has succeeded.
     fn is_verified(&self) -> bool;
+
+    /// The algorithm of the checksum that the client gives, or asks for.
+    fn algorithm(&self) -> Option<Algorithm>;
+
+    /// Has a checksum found where the client gives none. Before the first byte.
+    fn compute(&mut self, algorithm: Algorithm);
 }
 
 /// What follows the head of an answer.
@@ -90,10 +129,15 @@ pub async fn run<S: ObjectStore, B: Upload>(
     body: &mut B,
 ) -> S3Result<Answer<S::Reader>> {
     check_version(request.query)?;
-    if operation == Operation::PutObject {
-        return put_object(store, request, body).await;
+    match operation {
+        Operation::PutObject => return object::put_object(store, request, body).await,
+        Operation::UploadPart => return multipart::upload_part(store, request, body).await,
+        Operation::CompleteMultipartUpload => {
+            return multipart::complete(store, request, body).await;
+        }
+        _ => {}
     }
-    let document = whole_body(body).await?;
+    let document = whole_body(body, DOCUMENT_SIZE_MAX).await?;
     match operation {
         Operation::ListBuckets => list_buckets(store, users, request).await,
         Operation::CreateBucket => create_bucket(store, users, request, &document).await,
@@ -129,16 +173,18 @@ pub async fn run<S: ObjectStore, B: Upload>(
             };
             Ok(Answer::xml(list.document(&bucket, &page, users)))
         }
-        Operation::GetObject => get_object(store, request).await,
-        Operation::HeadObject => head_object(store, request).await,
-        Operation::DeleteObject => {
-            let bucket = bucket(store, request).await?;
-            store
-                .delete(&bucket, &request.resource.key, Condition::None)
-                .await?;
-            Ok(Answer::empty(204))
+        Operation::GetObject => object::get_object(store, request).await,
+        Operation::HeadObject => object::head_object(store, request).await,
+        Operation::DeleteObject => object::delete_object(store, request).await,
+        Operation::CopyObject => copy::copy_object(store, request, &document).await,
+        Operation::UploadPartCopy => copy::upload_part_copy(store, request, &document).await,
+        Operation::GetObjectAttributes => attributes::attributes(store, request).await,
+        Operation::CreateMultipartUpload => multipart::create(store, request).await,
+        Operation::ListParts => multipart::list_parts(store, users, request).await,
+        Operation::AbortMultipartUpload => multipart::abort(store, request).await,
+        Operation::PutObject | Operation::UploadPart | Operation::CompleteMultipartUpload => {
+            unreachable!("handled above")
         }
-        Operation::PutObject => unreachable!("handled above"),
     }
 }
 
@@ -150,19 +196,25 @@ fn check_version(query: &Query<'_>) -> S3Result<()> {
     }
 }
 
-async fn whole_body<B: Upload>(body: &mut B) -> S3Result<Vec<u8>> {
+/// All of a body that may have `max` bytes. Memory is taken as the bytes come, not as announced.
+async fn whole_body<B: Upload>(body: &mut B, max: u64) -> S3Result<Vec<u8>> {
+    const PIECE_SIZE: usize = 16 * 1024;
     let length = body.length();
-    if length > DOCUMENT_SIZE_MAX {
+    if length > max {
         return Err(S3Error::from(Code::MaxMessageLengthExceeded)
-            .with("MaxMessageLengthBytes", DOCUMENT_SIZE_MAX.to_string()));
+            .with("MaxMessageLengthBytes", max.to_string()));
     }
     let length = length as usize;
     let mut document = Vec::new();
-    if length > 0 {
-        let buf = Buf::try_alloc(length).ok_or_else(|| S3Error::from(Code::SlowDown))?;
-        let (mut buf, end) = body.fill(buf, 0, length).await?;
+    while document.len() < length {
+        let want = PIECE_SIZE.min(length - document.len());
+        let buf = Buf::try_alloc(want).ok_or_else(|| S3Error::from(Code::SlowDown))?;
+        let (mut buf, end) = body.fill(buf, 0, want).await?;
         buf.set_len(end);
         document.extend_from_slice(&buf);
+        if end < want {
+            return Err(Code::IncompleteBody.into());
+        }
     }
     body.finish().await?;
     Ok(document)
@@ -170,8 +222,18 @@ async fn whole_body<B: Upload>(body: &mut B) -> S3Result<Vec<u8>> {
 
 /// The bucket of the request, if it exists and the user may use it.
 async fn bucket<S: ObjectStore>(store: &S, request: Request<'_>) -> S3Result<BucketInfo> {
-    let name = &request.resource.bucket;
-    let named = |error: S3Error| error.with("BucketName", name.clone());
+    let expected = request.head.single("x-amz-expected-bucket-owner")?;
+    bucket_called(store, request.user, &request.resource.bucket, expected).await
+}
+
+/// The bucket `name`, if it exists, `user` may use it and its owner is the `expected` one.
+async fn bucket_called<S: ObjectStore>(
+    store: &S,
+    user: &User,
+    name: &str,
+    expected: Option<&[u8]>,
+) -> S3Result<BucketInfo> {
+    let named = |error: S3Error| error.with("BucketName", name);
     if !is_bucket_name(name) {
         return Err(named(Code::InvalidBucketName.into()));
     }
@@ -180,12 +242,10 @@ async fn bucket<S: ObjectStore>(store: &S, request: Request<'_>) -> S3Result<Buc
         Err(StoreError::NoSuchBucket) => return Err(named(Code::NoSuchBucket.into())),
         Err(error) => return Err(error.into()),
     };
-    if !request.user.root && bucket.owner != request.user.id {
+    if !user.root && bucket.owner != user.id {
         return Err(Code::AccessDenied.into());
     }
-    if let Some(expected) = request.head.single("x-amz-expected-bucket-owner")?
-        && expected != bucket.owner.as_bytes()
-    {
+    if expected.is_some_and(|expected| expected != bucket.owner.as_bytes()) {
         return Err(Code::AccessDenied.into());
     }
     Ok(bucket)
@@ -311,274 +371,6 @@ fn only(head: &Head, name: &'static str, fine: &[&str]) -> S3Result<()> {
             "This value of {name} is not implemented."
         ))),
     }
-}
-
-async fn put_object<S: ObjectStore, B: Upload>(
-    store: &S,
-    request: Request<'_>,
-    body: &mut B,
-) -> S3Result<Answer<S::Reader>> {
-    let head = request.head;
-    if head.framing == crate::http::head::Framing::None {
-        return Err(Code::MissingContentLength.into());
-    }
-    if body.length() > PUT_SIZE_MAX {
-        return Err(S3Error::from(Code::EntityTooLarge)
-            .with("ProposedSize", body.length().to_string())
-            .with("MaxSizeAllowed", PUT_SIZE_MAX.to_string()));
-    }
-    only(head, "x-amz-acl", &["private", "bucket-owner-full-control"])?;
-    let headers = object_headers(head, &request.user.id)?;
-    let bucket = bucket(store, request).await?;
-    let done = store
-        .put(
-            &bucket,
-            &request.resource.key,
-            headers,
-            Condition::None,
-            body,
-        )
-        .await?;
-    // The pair of the check in the store: what was not verified must not have become visible.
-    assert!(
-        body.is_verified(),
-        "a put was committed before its body was verified"
-    );
-    let mut answer = Answer::empty(200);
-    answer.head.field("etag", format!("\"{}\"", done.etag));
-    if let Some(checksum) = body.checksum() {
-        answer
-            .head
-            .field(checksum.algorithm.header(), checksum.base64());
-        answer.head.field("x-amz-checksum-type", "FULL_OBJECT");
-    }
-    Ok(answer)
-}
-
-/// What the head of a PUT says about the object.
-fn object_headers(head: &Head, owner: &str) -> S3Result<ObjectHeaders> {
-    let text = |name: &'static str| -> S3Result<Option<String>> {
-        let Some(value) = head.single(name)? else {
-            return Ok(None);
-        };
-        let text = std::str::from_utf8(value)
-            .map_err(|_| S3Error::invalid_argument("A header's value must be UTF-8.", name))?;
-        Ok((!text.is_empty()).then(|| text.to_owned()))
-    };
-    // Only the transfer's own coding goes; what is left describes the object.
-    let content_encoding = text("content-encoding")?.and_then(|value| {
-        let others: Vec<&str> = value
-            .split(',')
-            .map(str::trim)
-            .filter(|coding| !coding.eq_ignore_ascii_case("aws-chunked") && !coding.is_empty())
-            .collect();
-        (!others.is_empty()).then(|| others.join(","))
-    });
-    let storage_class = match text("x-amz-storage-class")?.as_deref() {
-        None | Some("STANDARD") => None,
-        // Stored like any other object, and returned as it came.
-        Some("REDUCED_REDUNDANCY") => Some("REDUCED_REDUNDANCY".to_owned()),
-        Some(_) => return Err(Code::InvalidStorageClass.into()),
-    };
-    let mut user: Vec<(String, String)> = Vec::new();
-    let mut size = 0;
-    for (name, value) in head.fields() {
-        let Some(name) = name.strip_prefix("x-amz-meta-") else {
-            continue;
-        };
-        let value = std::str::from_utf8(value).map_err(|_| {
-            S3Error::invalid_argument("A header's value must be UTF-8.", "x-amz-meta-")
-        })?;
-        match user.iter_mut().find(|(known, _)| known == name) {
-            // A repeated header is one with a list (RFC 9110, 5.3).
-            Some((_, known)) => {
-                known.push(',');
-                known.push_str(value);
-                size += 1 + value.len();
-            }
-            None => {
-                size += name.len() + value.len();
-                user.push((name.to_owned(), value.to_owned()));
-            }
-        }
-    }
-    if size > METADATA_SIZE_MAX {
-        return Err(S3Error::from(Code::MetadataTooLarge)
-            .with("Size", size.to_string())
-            .with("MaxSizeAllowed", METADATA_SIZE_MAX.to_string()));
-    }
-    Ok(ObjectHeaders {
-        content_type: text("content-type")?,
-        content_encoding,
-        content_language: text("content-language")?,
-        content_disposition: text("content-disposition")?,
-        cache_control: text("cache-control")?,
-        expires: text("expires")?,
-        user,
-        owner: owner.to_owned(),
-        storage_class,
-    })
-}
-
-/// What GET and HEAD have in common: the decision, and the head of the answer to it.
-struct Chosen {
-    head: ResponseHead,
-    start: u64,
-    end: u64,
-}
-
-fn choose(request: Request<'_>, info: &ObjectInfo) -> S3Result<Chosen> {
-    if let Err(error) = check_conditions(request.head, &info.etag, info.modified_ms) {
-        if error.code != Code::NotModified {
-            return Err(error);
-        }
-        let mut head = ResponseHead::new(304);
-        describe(&mut head, info, request.query, true)?;
-        return Ok(Chosen {
-            head,
-            start: 0,
-            end: 0,
-        });
-    }
-    let range = chosen_range(request.head, &info.etag, info.modified_ms, info.size)?;
-    let mut head = ResponseHead::new(if range.is_some() { 206 } else { 200 });
-    describe(&mut head, info, request.query, false)?;
-    head.field("accept-ranges", "bytes");
-    if let Some((start, end)) = range {
-        head.field(
-            "content-range",
-            format!("bytes {start}-{}/{}", end - 1, info.size),
-        );
-    }
-    let (start, end) = range.unwrap_or((0, info.size));
-    Ok(Chosen { head, start, end })
-}
-
-/// The headers of an object, with the response overrides of the query.
-fn describe(
-    head: &mut ResponseHead,
-    info: &ObjectInfo,
-    query: &Query<'_>,
-    not_modified: bool,
-) -> S3Result<()> {
-    let headers = &info.headers;
-    let described: [(&str, &'static str, Option<&str>); 6] = [
-        (
-            "cache-control",
-            "response-cache-control",
-            headers.cache_control.as_deref(),
-        ),
-        ("expires", "response-expires", headers.expires.as_deref()),
-        (
-            "content-type",
-            "response-content-type",
-            Some(
-                headers
-                    .content_type
-                    .as_deref()
-                    .unwrap_or("binary/octet-stream"),
-            ),
-        ),
-        (
-            "content-encoding",
-            "response-content-encoding",
-            headers.content_encoding.as_deref(),
-        ),
-        (
-            "content-language",
-            "response-content-language",
-            headers.content_language.as_deref(),
-        ),
-        (
-            "content-disposition",
-            "response-content-disposition",
-            headers.content_disposition.as_deref(),
-        ),
-    ];
-    head.field("etag", format!("\"{}\"", info.etag));
-    head.field("last-modified", date::http(info.modified_ms));
-    for (name, parameter, stored) in described {
-        let chosen = text(query, parameter)?;
-        if chosen.is_some_and(|value| value.chars().any(char::is_control)) {
-            return Err(S3Error::invalid_argument(
-                "The value cannot be a header's.",
-                parameter,
-            ));
-        }
-        // RFC 9110, 15.4.5: a 304 has only what a cache needs.
-        let wanted = !not_modified || matches!(name, "cache-control" | "expires");
-        if let Some(value) = chosen.or(stored).filter(|_| wanted) {
-            head.field(name, value);
-        }
-    }
-    if !not_modified {
-        for (name, value) in &headers.user {
-            head.field(&format!("x-amz-meta-{name}"), value);
-        }
-        if let Some(class) = &headers.storage_class {
-            head.field("x-amz-storage-class", class);
-        }
-    }
-    Ok(())
-}
-
-fn with_key(error: impl Into<S3Error>, request: Request<'_>) -> S3Error {
-    let error = error.into();
-    if error.code == Code::NoSuchKey {
-        return error.with(
-            "Key",
-            String::from_utf8_lossy(&request.resource.key).into_owned(),
-        );
-    }
-    error
-}
-
-async fn get_object<S: ObjectStore>(
-    store: &S,
-    request: Request<'_>,
-) -> S3Result<Answer<S::Reader>> {
-    let bucket = bucket(store, request).await?;
-    let mut reader = store
-        .get(&bucket, &request.resource.key)
-        .await
-        .map_err(|error| with_key(error, request))?;
-    let Chosen { head, start, end } = choose(request, reader.info())?;
-    if head.status == 304 {
-        return Ok(Answer {
-            head,
-            content: Content::None,
-        });
-    }
-    let content = if start == end {
-        Content::Bytes(Vec::new())
-    } else {
-        reader.range(start, end);
-        Content::Object(reader, end - start)
-    };
-    Ok(Answer { head, content })
-}
-
-async fn head_object<S: ObjectStore>(
-    store: &S,
-    request: Request<'_>,
-) -> S3Result<Answer<S::Reader>> {
-    let bucket = bucket(store, request).await?;
-    let info = store
-        .head(&bucket, &request.resource.key)
-        .await
-        .map_err(|error| with_key(error, request))?;
-    let Chosen {
-        mut head,
-        start,
-        end,
-    } = choose(request, &info)?;
-    if head.status != 304 {
-        head.number("content-length", end - start);
-    }
-    Ok(Answer {
-        head,
-        content: Content::None,
-    })
 }
 
 /// The answer that tells of an error. `resource` is the raw path; HEAD has no body.
