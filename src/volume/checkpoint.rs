@@ -162,7 +162,8 @@ impl Volume {
         self.write_checkpoint().await
     }
 
-    fn check_index(&self) -> Result<(), VolumeError> {
+    pub(super) fn check_index(&self) -> Result<(), VolumeError> {
+        self.0.check_index();
         match &*self.0.index_failed.borrow() {
             Some(reason) => Err(VolumeError::ReadOnly {
                 reason: reason.clone(),
