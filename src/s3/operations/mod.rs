@@ -5,17 +5,20 @@ use crate::http::head::Head;
 use crate::http::response::ResponseHead;
 use crate::http::target::Query;
 use crate::object::{
-    Body, BucketInfo, Condition, ListPage, ObjectHeaders, ObjectInfo, ObjectStore, PUT_SIZE_MAX,
-    ReadObject, StoreError,
+    Body, BucketInfo, Condition, ObjectHeaders, ObjectInfo, ObjectStore, PUT_SIZE_MAX, ReadObject,
+    StoreError,
 };
 use crate::rt::Buf;
 use crate::s3::error::{Code, S3Error, S3Result};
-use crate::s3::list::{List, owner, parse_count, parse_token, text, write_token};
+use crate::s3::list::text;
 use crate::s3::names::{Resource, is_bucket_name};
 use crate::s3::read::{check_conditions, chosen_range};
 use crate::s3::route::Operation;
 use crate::s3::users::{User, Users};
-use crate::s3::xml::{Document, leaves};
+use crate::s3::xml::Document;
+
+mod bucket;
+mod list;
 
 /// Names and values of user metadata together, as on AWS.
 pub const METADATA_SIZE_MAX: usize = 2 * 1024;
@@ -23,9 +26,6 @@ pub const METADATA_SIZE_MAX: usize = 2 * 1024;
 /// Largest body of an operation that is not a PUT of an object. The largest that is known,
 /// `CreateBucketConfiguration`, is under 1 KiB.
 const DOCUMENT_SIZE_MAX: u64 = 64 * 1024;
-
-/// The region whose buckets have no location, and where making one's bucket again is fine.
-const FIRST_REGION: &str = "us-east-1";
 
 /// A request whose sender is known.
 #[derive(Clone, Copy)]
@@ -95,44 +95,16 @@ pub async fn run<S: ObjectStore, B: Upload>(
     }
     let document = whole_body(body).await?;
     match operation {
-        Operation::ListBuckets => list_buckets(store, users, request).await,
-        Operation::CreateBucket => create_bucket(store, users, request, &document).await,
-        Operation::HeadBucket => {
-            let bucket = bucket(store, request).await?;
-            let mut answer = Answer::empty(200);
-            answer.head.field("x-amz-bucket-region", bucket.region);
-            Ok(answer)
-        }
-        Operation::DeleteBucket => {
-            let bucket = bucket(store, request).await?;
-            store.delete_bucket(&bucket.name).await?;
-            Ok(Answer::empty(204))
-        }
-        Operation::GetBucketLocation => {
-            let bucket = bucket(store, request).await?;
-            let mut xml = Document::new("LocationConstraint");
-            if bucket.region != FIRST_REGION {
-                xml.text(&bucket.region);
-            }
-            Ok(Answer::xml(xml.finish("LocationConstraint")))
-        }
-        Operation::ListObjectsV2 => {
-            let bucket = bucket(store, request).await?;
-            let list = List::parse(request.query)?;
-            let page = match list.request() {
-                Some(request) => store.list(&bucket, request).await?,
-                None => ListPage {
-                    entries: Vec::new(),
-                    truncated: false,
-                    next_after: Vec::new(),
-                },
-            };
-            Ok(Answer::xml(list.document(&bucket, &page, users)))
-        }
+        Operation::ListBuckets => bucket::list(store, users, request).await,
+        Operation::CreateBucket => bucket::create(store, users, request, &document).await,
+        Operation::HeadBucket => bucket::head(store, request).await,
+        Operation::DeleteBucket => bucket::delete(store, request).await,
+        Operation::GetBucketLocation => bucket::location(store, request).await,
+        Operation::ListObjectsV2 => list::objects_v2(store, users, request).await,
         Operation::GetObject => get_object(store, request).await,
         Operation::HeadObject => head_object(store, request).await,
         Operation::DeleteObject => {
-            let bucket = bucket(store, request).await?;
+            let bucket = bucket_of(store, request).await?;
             store
                 .delete(&bucket, &request.resource.key, Condition::None)
                 .await?;
@@ -169,7 +141,7 @@ async fn whole_body<B: Upload>(body: &mut B) -> S3Result<Vec<u8>> {
 }
 
 /// The bucket of the request, if it exists and the user may use it.
-async fn bucket<S: ObjectStore>(store: &S, request: Request<'_>) -> S3Result<BucketInfo> {
+async fn bucket_of<S: ObjectStore>(store: &S, request: Request<'_>) -> S3Result<BucketInfo> {
     let name = &request.resource.bucket;
     let named = |error: S3Error| error.with("BucketName", name.clone());
     if !is_bucket_name(name) {
@@ -189,117 +161,6 @@ async fn bucket<S: ObjectStore>(store: &S, request: Request<'_>) -> S3Result<Buc
         return Err(Code::AccessDenied.into());
     }
     Ok(bucket)
-}
-
-async fn list_buckets<S: ObjectStore>(
-    store: &S,
-    users: &Users,
-    request: Request<'_>,
-) -> S3Result<Answer<S::Reader>> {
-    const MAX_BUCKETS: usize = 10_000;
-    let query = request.query;
-    let prefix = text(query, "prefix")?;
-    let max = match text(query, "max-buckets")? {
-        None => usize::MAX,
-        Some(value) => parse_count(value)
-            .filter(|max| (1..=MAX_BUCKETS).contains(max))
-            .ok_or_else(|| {
-                S3Error::invalid_argument("max-buckets must be from 1 to 10000", "max-buckets")
-            })?,
-    };
-    let after = match text(query, "continuation-token")? {
-        None => Vec::new(),
-        Some(token) => parse_token(token).ok_or_else(|| {
-            S3Error::invalid_argument(
-                "The continuation token provided is incorrect",
-                "continuation-token",
-            )
-        })?,
-    };
-    let region = text(query, "bucket-region")?;
-    let mut buckets = store.buckets().await?;
-    buckets.retain(|bucket| {
-        (request.user.root || bucket.owner == request.user.id)
-            && bucket.name.starts_with(prefix.unwrap_or(""))
-            && region.is_none_or(|region| bucket.region == region)
-            && bucket.name.as_bytes() > &after[..]
-    });
-    let truncated = buckets.len() > max;
-    buckets.truncate(max);
-
-    let mut xml = Document::new("ListAllMyBucketsResult");
-    owner(&mut xml, &request.user.id, users);
-    xml.open("Buckets");
-    for bucket in &buckets {
-        xml.open("Bucket")
-            .leaf("Name", &bucket.name)
-            .leaf("CreationDate", &date::iso(bucket.created_ms))
-            .leaf("BucketRegion", &bucket.region)
-            .close("Bucket");
-    }
-    xml.close("Buckets").optional("Prefix", prefix);
-    if let Some(last) = buckets.last().filter(|_| truncated) {
-        xml.leaf("ContinuationToken", &write_token(last.name.as_bytes()));
-    }
-    Ok(Answer::xml(xml.finish("ListAllMyBucketsResult")))
-}
-
-async fn create_bucket<S: ObjectStore>(
-    store: &S,
-    users: &Users,
-    request: Request<'_>,
-    document: &[u8],
-) -> S3Result<Answer<S::Reader>> {
-    let Request {
-        head,
-        user,
-        resource,
-        ..
-    } = request;
-    let name = &resource.bucket;
-    if !is_bucket_name(name) {
-        return Err(S3Error::from(Code::InvalidBucketName).with("BucketName", name.clone()));
-    }
-    only(head, "x-amz-acl", &["private"])?;
-    only(head, "x-amz-object-ownership", &["BucketOwnerEnforced"])?;
-    only(
-        head,
-        "x-amz-bucket-object-lock-enabled",
-        &["false", "False"],
-    )?;
-    if !document.is_empty() {
-        let found = leaves(document, "CreateBucketConfiguration")
-            .map_err(|_| S3Error::from(Code::MalformedXML))?;
-        for (element, value) in found {
-            if element != "LocationConstraint" {
-                return Err(S3Error::not_implemented(format!(
-                    "{element:?} of a new bucket is not implemented."
-                )));
-            }
-            if !value.is_empty() && value != users.region() {
-                return Err(S3Error::new(
-                    Code::IllegalLocationConstraintException,
-                    format!(
-                        "The {value:?} location constraint is incompatible with this store's region."
-                    ),
-                ));
-            }
-        }
-    }
-    match store.create_bucket(name, &user.id, users.region()).await {
-        Ok(_) => {}
-        Err(StoreError::BucketAlreadyExists { owner }) if owner == user.id => {
-            if users.region() != FIRST_REGION {
-                return Err(
-                    S3Error::from(Code::BucketAlreadyOwnedByYou).with("BucketName", name.clone())
-                );
-            }
-        }
-        Err(error) => return Err(S3Error::from(error).with("BucketName", name.clone())),
-    }
-    let mut answer = Answer::empty(200);
-    answer.head.field("location", format!("/{name}"));
-    Ok(answer)
 }
 
 /// Refuses a header whose value asks for what is not there; `fine` asks for nothing.
@@ -329,7 +190,7 @@ async fn put_object<S: ObjectStore, B: Upload>(
     }
     only(head, "x-amz-acl", &["private", "bucket-owner-full-control"])?;
     let headers = object_headers(head, &request.user.id)?;
-    let bucket = bucket(store, request).await?;
+    let bucket = bucket_of(store, request).await?;
     let done = store
         .put(
             &bucket,
@@ -537,7 +398,7 @@ async fn get_object<S: ObjectStore>(
     store: &S,
     request: Request<'_>,
 ) -> S3Result<Answer<S::Reader>> {
-    let bucket = bucket(store, request).await?;
+    let bucket = bucket_of(store, request).await?;
     let mut reader = store
         .get(&bucket, &request.resource.key)
         .await
@@ -562,7 +423,7 @@ async fn head_object<S: ObjectStore>(
     store: &S,
     request: Request<'_>,
 ) -> S3Result<Answer<S::Reader>> {
-    let bucket = bucket(store, request).await?;
+    let bucket = bucket_of(store, request).await?;
     let info = store
         .head(&bucket, &request.resource.key)
         .await
