@@ -3,16 +3,21 @@
 use crate::object::{
     Body, BucketId, BucketInfo, Completion, Condition, Etag, ListEntry, ListPage, ListRequest,
     ListedObject, ObjectHeaders, ObjectInfo, ObjectStore, PartPage, PutDone, ReadObject,
-    StoreError, UploadId, UploadInfo, UploadedPart, UploadsPage, UploadsRequest, checksum,
+    StoreError, UploadEntry, UploadId, UploadInfo, UploadedPart, UploadsPage, UploadsRequest,
+    checksum,
 };
 use crate::rt::Buf;
 use md5::{Digest, Md5};
 use std::cell::{Cell, RefCell};
 use std::collections::BTreeMap;
 use std::rc::Rc;
+use std::time::Duration;
 
 /// Size of the pieces in which bodies are read and objects given.
 const PIECE_SIZE: usize = 64 * 1024;
+
+/// How long a deletion takes, so that several overlap.
+const DELETE_TIME: Duration = Duration::from_millis(1);
 
 type Objects = BTreeMap<Vec<u8>, (ObjectInfo, Rc<Vec<u8>>)>;
 
@@ -22,6 +27,9 @@ struct State {
     next_id: Cell<u64>,
     /// Readers fail behind that many bytes.
     break_after: Cell<Option<u64>>,
+    deletes_in_flight: Cell<usize>,
+    deletes_at_once: Cell<usize>,
+    uploads: RefCell<Vec<(BucketId, UploadInfo)>>,
 }
 
 #[derive(Clone, Default)]
@@ -32,6 +40,29 @@ pub struct MemoryStore {
 impl MemoryStore {
     pub fn break_after(&self, bytes: Option<u64>) {
         self.state.break_after.set(bytes);
+    }
+
+    /// Most deletions that were in progress at one time.
+    pub fn deletes_at_once(&self) -> usize {
+        self.state.deletes_at_once.get()
+    }
+
+    /// An upload that was begun: what is listed, and no more than that.
+    pub fn begin_upload(&self, bucket: &str, key: &str, id: u8) {
+        let bucket = self.state.buckets.borrow()[bucket].0.id;
+        let upload = UploadInfo {
+            id: UploadId([id; 16]),
+            key: key.as_bytes().to_vec(),
+            initiated_ms: 1_369_353_600_000,
+            headers: ObjectHeaders {
+                owner: "root-id".to_owned(),
+                ..ObjectHeaders::default()
+            },
+            checksum: None,
+        };
+        let mut uploads = self.state.uploads.borrow_mut();
+        uploads.push((bucket, upload));
+        uploads.sort_by(|(_, a), (_, b)| (&a.key, a.id).cmp(&(&b.key, b.id)));
     }
 
     fn with<T>(
@@ -214,9 +245,26 @@ impl ObjectStore for MemoryStore {
         &self,
         bucket: &BucketInfo,
         key: &[u8],
-        _condition: Condition,
+        condition: Condition,
     ) -> Result<(), StoreError> {
+        let now = self.state.deletes_in_flight.get() + 1;
+        self.state.deletes_in_flight.set(now);
+        let most = self.state.deletes_at_once.get().max(now);
+        self.state.deletes_at_once.set(most);
+        crate::rt::sleep(DELETE_TIME).await;
+        let left = self.state.deletes_in_flight.get() - 1;
+        self.state.deletes_in_flight.set(left);
         self.with(bucket, |objects| {
+            let found = objects.get(key).map(|(info, _)| info.etag);
+            let holds = match condition {
+                Condition::None => true,
+                Condition::Absent => found.is_none(),
+                Condition::Present => found.is_some(),
+                Condition::Etag(etag) => found == Some(etag),
+            };
+            if !holds {
+                return Err(StoreError::PreconditionFailed);
+            }
             objects.remove(key);
             Ok(())
         })
@@ -332,15 +380,49 @@ impl ObjectStore for MemoryStore {
 
     async fn uploads(
         &self,
-        _bucket: &BucketInfo,
-        _request: UploadsRequest,
+        bucket: &BucketInfo,
+        request: UploadsRequest,
     ) -> Result<UploadsPage, StoreError> {
-        Ok(UploadsPage {
+        let mut page = UploadsPage {
             entries: Vec::new(),
             truncated: false,
             next_after: Vec::new(),
             next_after_upload: None,
-        })
+        };
+        for (of, upload) in self.state.uploads.borrow().iter() {
+            let key = &upload.key;
+            if *of != bucket.id || !key.starts_with(&request.prefix) {
+                continue;
+            }
+            let rest = &key[request.prefix.len()..];
+            let prefix = request.delimiter.as_ref().and_then(|delimiter| {
+                let at = rest
+                    .windows(delimiter.len())
+                    .position(|part| part == delimiter)?;
+                Some(key[..request.prefix.len() + at + delimiter.len()].to_vec())
+            });
+            let behind = match (&prefix, request.after_upload) {
+                (Some(prefix), _) => *prefix > request.after && *prefix != page.next_after,
+                (None, Some(id)) if *key == request.after => upload.id > id,
+                (None, _) => *key > request.after,
+            };
+            if !behind {
+                continue;
+            }
+            if page.entries.len() == request.max_uploads {
+                page.truncated = true;
+                break;
+            }
+            (page.next_after, page.next_after_upload) = match &prefix {
+                Some(prefix) => (prefix.clone(), None),
+                None => (key.clone(), Some(upload.id)),
+            };
+            page.entries.push(match prefix {
+                Some(prefix) => UploadEntry::Prefix(prefix),
+                None => UploadEntry::Upload(upload.clone()),
+            });
+        }
+        Ok(page)
     }
 
     fn ready(&self) -> bool {

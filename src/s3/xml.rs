@@ -5,7 +5,7 @@ use quick_xml::{Reader, Writer};
 
 pub const NAMESPACE: &str = "http://s3.amazonaws.com/doc/2006-03-01/";
 
-/// Elements of a request document; the largest that is read so far has 3.
+/// Elements of a request document whose reader names no other bound.
 const ELEMENTS_MAX: usize = 1000;
 /// Nesting of a request document.
 const DEPTH_MAX: usize = 8;
@@ -46,6 +46,13 @@ impl Document {
 
     pub fn open(&mut self, name: &str) -> &mut Self {
         self.write(Event::Start(BytesStart::new(name)));
+        self
+    }
+
+    /// Opens an element that has attributes.
+    pub fn open_with(&mut self, name: &str, attributes: &[(&str, &str)]) -> &mut Self {
+        let start = BytesStart::new(name).with_attributes(attributes.iter().copied());
+        self.write(Event::Start(start));
         self
     }
 
@@ -105,54 +112,114 @@ fn escape(text: &str) -> String {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct BadXml;
 
+/// An element of a request document.
+#[derive(Debug, Default, PartialEq, Eq)]
+pub struct Element {
+    pub name: String,
+    /// Empty where there are children.
+    pub text: String,
+    pub children: Vec<Element>,
+}
+
+/// What a walk through a document meets.
+enum Step {
+    Open(String),
+    /// With the text of an element that has no children.
+    Close(Option<String>),
+}
+
+/// The root of a document, which must be `root`, and what is below it: at most `elements_max`
+/// elements in all.
+pub fn tree(bytes: &[u8], root: &str, elements_max: usize) -> Result<Element, BadXml> {
+    let mut open: Vec<Element> = Vec::new();
+    let mut whole = None;
+    walk(bytes, root, elements_max, |step| match step {
+        Step::Open(name) => open.push(Element {
+            name,
+            ..Element::default()
+        }),
+        Step::Close(text) => {
+            let Some(mut element) = open.pop() else {
+                return;
+            };
+            element.text = text.unwrap_or_default();
+            match open.last_mut() {
+                Some(parent) => parent.children.push(element),
+                None => whole = Some(element),
+            }
+        }
+    })?;
+    whole.ok_or(BadXml)
+}
+
 /// The leaf elements of a document below `root`, as paths: `[("Location/Name", text), ...]`.
-///
-/// No document type, no processing instruction, no custom entity; bounded in depth and number.
-/// Namespaces are not looked at: SDKs differ in whether they send one.
 pub fn leaves(bytes: &[u8], root: &str) -> Result<Vec<(String, String)>, BadXml> {
-    let mut reader = Reader::from_reader(bytes);
-    reader.config_mut().check_end_names = true;
     let mut path: Vec<String> = Vec::new();
     let mut found = Vec::new();
+    walk(bytes, root, ELEMENTS_MAX, |step| match step {
+        Step::Open(name) => path.push(name),
+        Step::Close(text) => {
+            if let (Some(text), [_, below @ ..]) = (text, &path[..])
+                && !below.is_empty()
+            {
+                found.push((below.join("/"), text));
+            }
+            path.pop();
+        }
+    })?;
+    Ok(found)
+}
+
+/// Reads a document whose root is `root`.
+///
+/// No document type, no processing instruction, no custom entity; bounded in depth and number.
+/// Namespaces are not looked at: SDKs differ in whether they send one. Ends of lines are what XML
+/// says they are: only a reference brings a carriage return.
+fn walk(
+    bytes: &[u8],
+    root: &str,
+    elements_max: usize,
+    mut on: impl FnMut(Step),
+) -> Result<(), BadXml> {
+    let mut reader = Reader::from_reader(bytes);
+    reader.config_mut().check_end_names = true;
     let mut text = String::new();
-    let mut seen_root = false;
+    let (mut depth, mut elements) = (0, 0);
     let mut is_leaf = false;
-    let mut elements = 0;
     loop {
         let event = reader.read_event().map_err(|_| BadXml)?;
-        let (start, empty) = match &event {
-            Event::Start(start) => (Some(start), false),
-            Event::Empty(start) => (Some(start), true),
-            _ => (None, false),
-        };
-        if let Some(start) = start {
+        if let Event::Start(start) | Event::Empty(start) = &event {
             let name = std::str::from_utf8(start.local_name().into_inner())
                 .map_err(|_| BadXml)?
                 .to_owned();
+            if elements == elements_max || depth == DEPTH_MAX {
+                return Err(BadXml);
+            }
+            if depth == 0 && (elements > 0 || name != root) {
+                return Err(BadXml);
+            }
             elements += 1;
-            if elements > ELEMENTS_MAX || path.len() == DEPTH_MAX {
-                return Err(BadXml);
-            }
-            if path.is_empty() && (seen_root || name != root) {
-                return Err(BadXml);
-            }
-            seen_root = true;
-            path.push(name);
+            depth += 1;
             text.clear();
             is_leaf = true;
+            on(Step::Open(name));
         }
         match event {
-            Event::End(_) => end(&mut path, &mut found, &mut text, &mut is_leaf),
-            Event::Empty(_) if empty => end(&mut path, &mut found, &mut text, &mut is_leaf),
-            Event::Start(_) | Event::Empty(_) | Event::Decl(_) | Event::Comment(_) => {}
+            Event::End(_) | Event::Empty(_) => {
+                on(Step::Close(is_leaf.then(|| std::mem::take(&mut text))));
+                is_leaf = false;
+                depth -= 1;
+            }
+            Event::Start(_) | Event::Decl(_) | Event::Comment(_) => {}
+            Event::CData(_) | Event::GeneralRef(_) if depth == 0 => return Err(BadXml),
             Event::Text(part) => {
-                let part = part.decode().map_err(|_| BadXml)?;
-                if path.is_empty() && !part.trim().is_empty() {
+                let part = part.xml10_content().map_err(|_| BadXml)?;
+                if depth == 0 && !part.trim().is_empty() {
                     return Err(BadXml);
                 }
                 text.push_str(&part);
             }
-            Event::CData(part) => text.push_str(&part.decode().map_err(|_| BadXml)?),
+            Event::CData(part) => text.push_str(&part.xml10_content().map_err(|_| BadXml)?),
             Event::GeneralRef(reference) => {
                 if let Some(character) = reference.resolve_char_ref().map_err(|_| BadXml)? {
                     text.push(character);
@@ -167,23 +234,10 @@ pub fn leaves(bytes: &[u8], root: &str) -> Result<Vec<(String, String)>, BadXml>
             Event::Eof => break,
         }
     }
-    if !seen_root || !path.is_empty() {
+    if elements == 0 || depth > 0 {
         return Err(BadXml);
     }
-    Ok(found)
-}
-
-fn end(
-    path: &mut Vec<String>,
-    found: &mut Vec<(String, String)>,
-    text: &mut String,
-    is_leaf: &mut bool,
-) {
-    if *is_leaf && path.len() > 1 {
-        found.push((path[1..].join("/"), std::mem::take(text)));
-    }
-    *is_leaf = false;
-    path.pop();
+    Ok(())
 }
 
 #[cfg(test)]
@@ -206,6 +260,35 @@ mod tests {
             ("Empty".to_owned(), String::new()),
         ];
         assert_eq!(found, expected);
+    }
+
+    #[test]
+    fn trees_keep_what_belongs_together() {
+        let text = "<D><O><K>a\r\nb&#13;</K><V/></O>\n<O><K><![CDATA[<x>\r]]></K></O><Q>t</Q></D>";
+        let root = tree(text.as_bytes(), "D", 7).unwrap();
+        let names: Vec<&str> = root.children.iter().map(|one| one.name.as_str()).collect();
+        assert_eq!(
+            (root.name.as_str(), &names[..]),
+            ("D", &["O", "O", "Q"][..])
+        );
+        let first: Vec<(&str, &str)> = root.children[0]
+            .children
+            .iter()
+            .map(|one| (one.name.as_str(), one.text.as_str()))
+            .collect();
+        assert_eq!(first, [("K", "a\nb\r"), ("V", "")]);
+        assert_eq!(root.children[1].children[0].text, "<x>\n");
+        assert_eq!(root.children[2].text, "t");
+        assert_eq!(tree(text.as_bytes(), "D", 6), Err(BadXml));
+        assert_eq!(tree(b"<E/>", "D", 7), Err(BadXml));
+        let attributes = "<G xmlns:xsi=\"x\" xsi:type=\"a&amp;b\">t</G>";
+        let mut document = Document::new("R");
+        document
+            .open_with("G", &[("xmlns:xsi", "x"), ("xsi:type", "a&b")])
+            .text("t")
+            .close("G");
+        let bytes = String::from_utf8(document.finish("R")).unwrap();
+        assert!(bytes.contains(attributes), "{bytes}");
     }
 
     #[test]
@@ -235,6 +318,8 @@ mod tests {
             "<A>&x;</A>",
             "<?x y?><A/>",
             "<A>&#0;</A>",
+            "&amp;<A/>",
+            "<A/><![CDATA[x]]>",
         ] {
             assert_eq!(leaves(bad.as_bytes(), "A"), Err(BadXml), "{bad}");
         }
@@ -246,6 +331,7 @@ mod tests {
             let _ = leaves(noise.as_bytes(), "A");
             let _ = leaves(format!("<A>{noise}</A>").as_bytes(), "A");
             let _ = leaves(&any, "A");
+            let _ = tree(format!("<A>{noise}</A>").as_bytes(), "A", 9);
         }
 
         #[test]

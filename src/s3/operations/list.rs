@@ -1,18 +1,20 @@
 //! Listings of what is in a bucket.
 
 use super::{Answer, Request, bucket_of};
-use crate::object::{ListPage, ObjectStore};
+use crate::object::{ListPage, ObjectStore, UploadsPage};
 use crate::s3::error::S3Result;
-use crate::s3::list::List;
+use crate::s3::list::{List, Uploads};
 use crate::s3::users::Users;
 
-pub async fn objects_v2<S: ObjectStore>(
+/// Lists objects in the shape of `list`.
+pub async fn objects<S: ObjectStore>(
     store: &S,
     users: &Users,
     request: Request<'_>,
+    list: S3Result<List<'_>>,
 ) -> S3Result<Answer<S::Reader>> {
     let bucket = bucket_of(store, request).await?;
-    let list = List::parse(request.query)?;
+    let list = list?;
     let page = match list.request() {
         Some(request) => store.list(&bucket, request).await?,
         None => ListPage {
@@ -21,5 +23,26 @@ pub async fn objects_v2<S: ObjectStore>(
             next_after: Vec::new(),
         },
     };
-    Ok(Answer::xml(list.document(&bucket, &page, users)))
+    let mut answer = Answer::xml(list.document(&bucket, &page, users));
+    answer.head.field("x-amz-bucket-region", &bucket.region);
+    Ok(answer)
+}
+
+pub async fn uploads<S: ObjectStore>(
+    store: &S,
+    users: &Users,
+    request: Request<'_>,
+) -> S3Result<Answer<S::Reader>> {
+    let bucket = bucket_of(store, request).await?;
+    let uploads = Uploads::parse(request.query)?;
+    let page = match uploads.request() {
+        Some(request) => store.uploads(&bucket, request).await?,
+        None => UploadsPage {
+            entries: Vec::new(),
+            truncated: false,
+            next_after: Vec::new(),
+            next_after_upload: None,
+        },
+    };
+    Ok(Answer::xml(uploads.document(&bucket, &page, users)))
 }

@@ -9,8 +9,9 @@ use crate::object::{
     StoreError,
 };
 use crate::rt::Buf;
+use crate::rt::sync::Semaphore;
 use crate::s3::error::{Code, S3Error, S3Result};
-use crate::s3::list::text;
+use crate::s3::list::{List, text};
 use crate::s3::names::{Resource, is_bucket_name};
 use crate::s3::read::{check_conditions, chosen_range};
 use crate::s3::route::Operation;
@@ -18,14 +19,33 @@ use crate::s3::users::{User, Users};
 use crate::s3::xml::Document;
 
 mod bucket;
+mod configuration;
+mod delete_objects;
 mod list;
+
+#[cfg(test)]
+pub use delete_objects::DELETE_DOCUMENT_SIZE_MAX;
 
 /// Names and values of user metadata together, as on AWS.
 pub const METADATA_SIZE_MAX: usize = 2 * 1024;
 
-/// Largest body of an operation that is not a PUT of an object. The largest that is known,
-/// `CreateBucketConfiguration`, is under 1 KiB.
+/// Largest body of an operation that is neither an object nor a list of many things. The largest
+/// that is known, `CreateBucketConfiguration`, is under 1 KiB.
 const DOCUMENT_SIZE_MAX: u64 = 64 * 1024;
+
+/// Buffer through which documents are received.
+const DOCUMENT_PIECE_SIZE: usize = 64 * 1024;
+
+/// Bytes beyond [`DOCUMENT_SIZE_MAX`] that the documents being received on one core may have
+/// together: five of the largest, or 200 of a thousand keys of 100 bytes. Who comes later is told
+/// to slow down; waiting would let slow clients hold up all others.
+const LARGE_DOCUMENT_BYTES_MAX: usize = 32 << 20;
+
+const _: () = assert!(delete_objects::DELETE_DOCUMENT_SIZE_MAX < LARGE_DOCUMENT_BYTES_MAX as u64);
+
+thread_local! {
+    static LARGE_DOCUMENTS: Semaphore = Semaphore::new(LARGE_DOCUMENT_BYTES_MAX);
+}
 
 /// A request whose sender is known.
 #[derive(Clone, Copy)]
@@ -93,14 +113,73 @@ pub async fn run<S: ObjectStore, B: Upload>(
     if operation == Operation::PutObject {
         return put_object(store, request, body).await;
     }
-    let document = whole_body(body).await?;
+    if operation == Operation::DeleteObjects {
+        return delete_objects::run(store, request, body).await;
+    }
+    let document = whole_body(body, DOCUMENT_SIZE_MAX).await?;
     match operation {
         Operation::ListBuckets => bucket::list(store, users, request).await,
         Operation::CreateBucket => bucket::create(store, users, request, &document).await,
         Operation::HeadBucket => bucket::head(store, request).await,
         Operation::DeleteBucket => bucket::delete(store, request).await,
         Operation::GetBucketLocation => bucket::location(store, request).await,
-        Operation::ListObjectsV2 => list::objects_v2(store, users, request).await,
+        Operation::ListObjects => {
+            list::objects(store, users, request, List::v1(request.query)).await
+        }
+        Operation::ListObjectsV2 => {
+            list::objects(store, users, request, List::v2(request.query)).await
+        }
+        Operation::ListObjectVersions => {
+            list::objects(store, users, request, List::versions(request.query)).await
+        }
+        Operation::ListMultipartUploads => list::uploads(store, users, request).await,
+        Operation::GetBucketAbac
+        | Operation::GetBucketAccelerateConfiguration
+        | Operation::GetBucketAcl
+        | Operation::PutBucketAcl
+        | Operation::GetBucketAnalyticsConfiguration
+        | Operation::DeleteBucketAnalyticsConfiguration
+        | Operation::ListBucketAnalyticsConfigurations
+        | Operation::GetBucketCors
+        | Operation::DeleteBucketCors
+        | Operation::GetBucketEncryption
+        | Operation::DeleteBucketEncryption
+        | Operation::GetBucketIntelligentTieringConfiguration
+        | Operation::DeleteBucketIntelligentTieringConfiguration
+        | Operation::ListBucketIntelligentTieringConfigurations
+        | Operation::GetBucketInventoryConfiguration
+        | Operation::DeleteBucketInventoryConfiguration
+        | Operation::ListBucketInventoryConfigurations
+        | Operation::GetBucketLifecycleConfiguration
+        | Operation::DeleteBucketLifecycle
+        | Operation::GetBucketLogging
+        | Operation::GetBucketMetricsConfiguration
+        | Operation::DeleteBucketMetricsConfiguration
+        | Operation::ListBucketMetricsConfigurations
+        | Operation::GetBucketNotificationConfiguration
+        | Operation::GetBucketOwnershipControls
+        | Operation::GetBucketPolicy
+        | Operation::DeleteBucketPolicy
+        | Operation::GetBucketPolicyStatus
+        | Operation::GetBucketReplication
+        | Operation::DeleteBucketReplication
+        | Operation::GetBucketRequestPayment
+        | Operation::GetBucketTagging
+        | Operation::DeleteBucketTagging
+        | Operation::GetBucketVersioning
+        | Operation::GetBucketWebsite
+        | Operation::DeleteBucketWebsite
+        | Operation::GetObjectLockConfiguration
+        | Operation::GetPublicAccessBlock
+        | Operation::DeletePublicAccessBlock
+        | Operation::GetObjectAcl
+        | Operation::PutObjectAcl
+        | Operation::GetObjectLegalHold
+        | Operation::GetObjectRetention
+        | Operation::GetObjectTagging
+        | Operation::DeleteObjectTagging => {
+            configuration::run(store, users, operation, request, &document).await
+        }
         Operation::GetObject => get_object(store, request).await,
         Operation::HeadObject => head_object(store, request).await,
         Operation::DeleteObject => {
@@ -110,7 +189,7 @@ pub async fn run<S: ObjectStore, B: Upload>(
                 .await?;
             Ok(Answer::empty(204))
         }
-        Operation::PutObject => unreachable!("handled above"),
+        Operation::PutObject | Operation::DeleteObjects => unreachable!("handled above"),
     }
 }
 
@@ -122,25 +201,46 @@ fn check_version(query: &Query<'_>) -> S3Result<()> {
     }
 }
 
-async fn whole_body<B: Upload>(body: &mut B) -> S3Result<Vec<u8>> {
+/// The body as a document of at most `size_max` bytes. Memory grows with what comes, and never with
+/// what was announced.
+async fn whole_body<B: Upload>(body: &mut B, size_max: u64) -> S3Result<Vec<u8>> {
     let length = body.length();
-    if length > DOCUMENT_SIZE_MAX {
+    if length > size_max {
         return Err(S3Error::from(Code::MaxMessageLengthExceeded)
-            .with("MaxMessageLengthBytes", DOCUMENT_SIZE_MAX.to_string()));
+            .with("MaxMessageLengthBytes", size_max.to_string()));
     }
+    let slow_down = || S3Error::from(Code::SlowDown);
     let length = length as usize;
+    let _room = match length.checked_sub(DOCUMENT_SIZE_MAX as usize) {
+        None | Some(0) => None,
+        Some(more) => {
+            let room = LARGE_DOCUMENTS.with(|all| all.try_acquire(more));
+            Some(room.ok_or_else(slow_down)?)
+        }
+    };
     let mut document = Vec::new();
     if length > 0 {
-        let buf = Buf::try_alloc(length).ok_or_else(|| S3Error::from(Code::SlowDown))?;
-        let (mut buf, end) = body.fill(buf, 0, length).await?;
-        buf.set_len(end);
-        document.extend_from_slice(&buf);
+        let piece = length.min(DOCUMENT_PIECE_SIZE);
+        let mut buf = Buf::try_alloc(piece).ok_or_else(slow_down)?;
+        while document.len() < length {
+            let wanted = piece.min(length - document.len());
+            let (mut back, end) = body.fill(buf, 0, wanted).await?;
+            back.set_len(end);
+            document.extend_from_slice(&back);
+            if end < wanted {
+                break;
+            }
+            buf = back;
+        }
     }
     body.finish().await?;
     Ok(document)
 }
 
 /// The bucket of the request, if it exists and the user may use it.
+///
+/// Who may not is told so whatever is in the bucket. That there is such a bucket is no secret, as on
+/// AWS: names are shared by all, and `CreateBucket` would tell.
 async fn bucket_of<S: ObjectStore>(store: &S, request: Request<'_>) -> S3Result<BucketInfo> {
     let name = &request.resource.bucket;
     let named = |error: S3Error| error.with("BucketName", name.clone());
@@ -152,13 +252,10 @@ async fn bucket_of<S: ObjectStore>(store: &S, request: Request<'_>) -> S3Result<
         Err(StoreError::NoSuchBucket) => return Err(named(Code::NoSuchBucket.into())),
         Err(error) => return Err(error.into()),
     };
-    if !request.user.root && bucket.owner != request.user.id {
-        return Err(Code::AccessDenied.into());
-    }
-    if let Some(expected) = request.head.single("x-amz-expected-bucket-owner")?
-        && expected != bucket.owner.as_bytes()
-    {
-        return Err(Code::AccessDenied.into());
+    let expected = request.head.single("x-amz-expected-bucket-owner")?;
+    let may = request.user.root || bucket.owner == request.user.id;
+    if !may || expected.is_some_and(|expected| expected != bucket.owner.as_bytes()) {
+        return Err(S3Error::from(Code::AccessDenied).in_region(&bucket.region));
     }
     Ok(bucket)
 }
@@ -457,6 +554,9 @@ pub fn error_answer<R>(
             .find(|(name, _)| *name == "ActualObjectSize")
     {
         head.field("content-range", format!("bytes */{size}"));
+    }
+    for (name, value) in &error.fields {
+        head.field(name, value);
     }
     if matches!(error.code, Code::SlowDown | Code::ServiceUnavailable) {
         head.field("retry-after", "1");
