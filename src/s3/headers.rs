@@ -98,8 +98,8 @@ const ROWS: &[Row] = &[
     row("x-amz-meta-", PUT, ALL & !PUT),
     // Asks for checksums in the answer; they are not stored yet, and clients do without.
     row("x-amz-checksum-mode", NONE, READ),
-    // Asks for elements that only restored objects have.
-    row("x-amz-optional-object-attributes", NONE, LIST),
+    // Asks for elements that only restored objects have; another value is refused.
+    row("x-amz-optional-object-attributes", LIST & !bit(Operation::ListMultipartUploads), NONE),
 ];
 
 /// Named refusals: headers of the model that ask for what is not there yet. They would be refused

@@ -304,6 +304,21 @@ fn bounds_of_a_page_hold_on_both_sides() {
         .await;
         assert_eq!(all(&page, "Contents/Key"), ["1000"]);
         assert_eq!(all(&page, "Contents/Owner/ID"), ["root-id"]);
+        for (asked, status) in [
+            ("RestoreStatus", 200),
+            ("RestoreStatus, Owner", 400),
+            ("", 400),
+        ] {
+            for target in [
+                "/bucket?max-keys=1",
+                "/bucket?list-type=2",
+                "/bucket?versions",
+            ] {
+                let list =
+                    Call::new("GET", target).field("x-amz-optional-object-attributes", asked);
+                assert_eq!(call(c, list, b"").await.status, status, "{target} {asked}");
+            }
+        }
         let long = "9".repeat(KEY_SIZE_MAX + 1);
         let page = listed(c, &format!("/bucket?marker={long}"), "ListBucketResult").await;
         assert_eq!(all(&page, "Contents/Key").len(), 0);
