@@ -186,7 +186,12 @@ impl Head {
         }
         let method = Method::parse(token);
         let whole_server = method == Method::Options && target == "*";
-        if !(target.starts_with('/') || whole_server) {
+        let (authority, target) = match absolute(target) {
+            Some((authority, target)) => (Some(place(authority.as_bytes())), target),
+            None => (None, target),
+        };
+        let rootless = authority.is_some() && !target.starts_with('/');
+        if !(target.starts_with('/') || rootless || whole_server) {
             return Err(HeadError::Malformed("the request target must start with /"));
         }
         let method_token = place(token.as_bytes());
@@ -218,6 +223,17 @@ impl Head {
             keep_alive: minor == 1,
         };
         head.interpret(minor)?;
+        // The target's authority counts more than Host (RFC 9112, 3.2.2), and Host is what is
+        // signed: they must be one.
+        if let Some(authority) = authority
+            && !head
+                .first("host")
+                .is_some_and(|host| host.eq_ignore_ascii_case(&head.bytes[range(authority)]))
+        {
+            return Err(HeadError::Malformed(
+                "the request target is of another host than Host",
+            ));
+        }
         Ok(head)
     }
 
@@ -296,7 +312,11 @@ impl Head {
 
     /// The path as it was sent: escaped, starting with `/`.
     pub fn raw_path(&self) -> &[u8] {
-        &self.bytes[range(self.path)]
+        match &self.bytes[range(self.path)] {
+            // Of a target that is a host alone.
+            b"" => b"/",
+            path => path,
+        }
     }
 
     /// The query as it was sent, without `?`; empty when there is none.
@@ -370,6 +390,18 @@ impl Head {
     }
 }
 
+/// The authority of a target in absolute form, and what follows it.
+fn absolute(target: &str) -> Option<(&str, &str)> {
+    let rest = ["http://", "https://"].iter().find_map(|scheme| {
+        let start = target.get(..scheme.len())?;
+        start
+            .eq_ignore_ascii_case(scheme)
+            .then(|| &target[scheme.len()..])
+    })?;
+    let end = rest.find(['/', '?']).unwrap_or(rest.len());
+    Some(rest.split_at(end))
+}
+
 fn range((start, end): (u16, u16)) -> Range<usize> {
     usize::from(start)..usize::from(end)
 }
@@ -425,6 +457,41 @@ mod tests {
         ] {
             assert!(head.with_fields([(name, value)]).is_none(), "{name:?}");
         }
+    }
+
+    #[test]
+    fn targets_may_name_the_host_that_host_names() {
+        let cases = [
+            ("http://h:9000/b/k?a=b", "/b/k", "a=b"),
+            ("HTTPS://H:9000/b//k", "/b//k", ""),
+            ("http://h:9000", "/", ""),
+            ("http://h:9000?list-type=2", "/", "list-type=2"),
+            ("/http://other/k", "/http://other/k", ""),
+        ];
+        for (target, path, query) in cases {
+            let text = format!("GET {target} HTTP/1.1\r\nHost: h:9000\r\n\r\n");
+            let head = parse(&text).unwrap();
+            assert_eq!(head.raw_path(), path.as_bytes(), "{target}");
+            assert_eq!(head.raw_query(), query.as_bytes(), "{target}");
+        }
+        for target in [
+            "http://other/b",
+            "http://h/b",
+            "http://user@h:9000/b",
+            "http:///b",
+            "http://",
+            "http:/h:9000/b",
+            "ftp://h:9000/b",
+            "h:9000/b",
+            "//h:9000",
+        ] {
+            let text = format!("GET {target} HTTP/1.1\r\nHost: h:9000\r\n\r\n");
+            let refused = parse(&text).is_err();
+            // Two slashes begin a path whose bucket is empty.
+            assert_eq!(refused, target != "//h:9000", "{target}");
+        }
+        assert!(parse("GET http://h/b HTTP/1.0\r\n\r\n").is_err());
+        assert!(parse("GET http://h/b HTTP/1.0\r\nHost: h\r\n\r\n").is_ok());
     }
 
     #[test]

@@ -234,6 +234,7 @@ pub struct UploadsRequest {
 }
 
 #[derive(Clone, Debug)]
+#[allow(clippy::large_enum_variant)] // A page has at most 1,000, and nearly all are uploads.
 pub enum UploadEntry {
     Upload(UploadInfo),
     /// A common prefix, its delimiter included.

@@ -69,16 +69,26 @@ codes! {
     MissingContentLength 411 "You must provide the Content-Length HTTP header.";
     MissingSecurityHeader 400 "Your request is missing a required header.";
     NoSuchBucket 404 "The specified bucket does not exist.";
+    NoSuchBucketPolicy 404 "The bucket policy does not exist.";
+    NoSuchCORSConfiguration 404 "The CORS configuration does not exist.";
+    NoSuchConfiguration 404 "The specified configuration does not exist.";
+    NoSuchLifecycleConfiguration 404 "The lifecycle configuration does not exist.";
+    NoSuchPublicAccessBlockConfiguration 404 "The public access block configuration was not found.";
+    NoSuchTagSet 404 "The TagSet does not exist.";
+    NoSuchWebsiteConfiguration 404 "The specified bucket does not have a website configuration.";
     NoSuchUpload 404 "The specified multipart upload does not exist. The upload ID might be invalid, or the multipart upload might have been aborted or completed.";
     NoSuchKey 404 "The specified key does not exist.";
     NoSuchVersion 404 "The specified version does not exist.";
     NotImplemented 501 "A header or query you provided implies functionality that is not implemented.";
     NotModified 304 "Not Modified";
+    ObjectLockConfigurationNotFoundError 404 "Object Lock configuration does not exist for this bucket.";
     OperationAborted 409 "A conflicting conditional operation is currently in progress against this resource. Try again.";
     PreconditionFailed 412 "At least one of the preconditions that you specified did not hold.";
+    ReplicationConfigurationNotFoundError 404 "The replication configuration was not found.";
     RequestHeaderSectionTooLarge 400 "Your request header and query parameters used to make the request exceed the maximum allowed size.";
     RequestTimeTooSkewed 403 "The difference between the request time and the server's time is too large.";
     RequestTimeout 400 "Your socket connection to the server was not read from or written to within the timeout period.";
+    ServerSideEncryptionConfigurationNotFoundError 404 "The server side encryption configuration was not found.";
     ServiceUnavailable 503 "The store cannot answer this request at the moment. Try again.";
     SignatureDoesNotMatch 403 "The request signature that the server calculated does not match the signature that you provided. Check your secret access key and signing method.";
     SlowDown 503 "Please reduce your request rate.";
@@ -93,6 +103,8 @@ pub struct S3Error {
     pub message: Cow<'static, str>,
     /// Further elements of the error document, such as `Region`.
     pub details: Vec<(&'static str, String)>,
+    /// Header fields of the answer, which is all that the answer to HEAD has.
+    pub fields: Vec<(&'static str, String)>,
     /// The connection cannot go on: the border of the next request is not known.
     pub close: bool,
 }
@@ -105,12 +117,19 @@ impl S3Error {
             code,
             message: message.into(),
             details: Vec::new(),
+            fields: Vec::new(),
             close: false,
         }
     }
 
     pub fn with(mut self, element: &'static str, value: impl Into<String>) -> Self {
         self.details.push((element, value.into()));
+        self
+    }
+
+    /// Tells the client the region to sign for, as AWS does where a request went astray.
+    pub fn in_region(mut self, region: &str) -> Self {
+        self.fields.push(("x-amz-bucket-region", region.to_owned()));
         self
     }
 

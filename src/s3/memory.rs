@@ -12,9 +12,13 @@ use md5::{Digest, Md5};
 use std::cell::{Cell, RefCell};
 use std::collections::BTreeMap;
 use std::rc::Rc;
+use std::time::Duration;
 
 /// Size of the pieces in which bodies are read and objects given.
 const PIECE_SIZE: usize = 64 * 1024;
+
+/// How long a deletion takes, so that several overlap.
+const DELETE_TIME: Duration = Duration::from_millis(1);
 
 type Objects = BTreeMap<Vec<u8>, (ObjectInfo, Rc<Vec<u8>>)>;
 
@@ -33,6 +37,8 @@ struct State {
     /// Readers fail behind that many bytes.
     break_after: Cell<Option<u64>>,
     part_size_min: Cell<u64>,
+    deletes_in_flight: Cell<usize>,
+    deletes_at_once: Cell<usize>,
 }
 
 #[derive(Clone)]
@@ -48,6 +54,8 @@ impl Default for MemoryStore {
             next_id: Cell::new(0),
             break_after: Cell::new(None),
             part_size_min: Cell::new(PART_SIZE_MIN),
+            deletes_in_flight: Cell::new(0),
+            deletes_at_once: Cell::new(0),
         };
         Self {
             state: Rc::new(state),
@@ -63,6 +71,11 @@ impl MemoryStore {
     /// For tests that do not want to move 5 MiB for each part.
     pub fn allow_parts_of(&self, size: u64) {
         self.state.part_size_min.set(size);
+    }
+
+    /// Most deletions that were in progress at one time.
+    pub fn deletes_at_once(&self) -> usize {
+        self.state.deletes_at_once.get()
     }
 
     fn with<T>(
@@ -293,6 +306,13 @@ impl ObjectStore for MemoryStore {
         key: &[u8],
         condition: Condition,
     ) -> Result<(), StoreError> {
+        let now = self.state.deletes_in_flight.get() + 1;
+        self.state.deletes_in_flight.set(now);
+        let most = self.state.deletes_at_once.get().max(now);
+        self.state.deletes_at_once.set(most);
+        crate::rt::sleep(DELETE_TIME).await;
+        let left = self.state.deletes_in_flight.get() - 1;
+        self.state.deletes_in_flight.set(left);
         self.with(bucket, |objects| {
             check(condition, objects.get(key).map(|(info, _)| info.etag))?;
             objects.remove(key);

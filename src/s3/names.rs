@@ -10,6 +10,20 @@ pub const KEY_SIZE_MAX: usize = 1024;
 /// Names that no bucket may have: paths of the server itself begin with them.
 const RESERVED: [&str; 2] = ["minio", "_ostrakon"];
 
+const NAME_SIZE_MIN: usize = 3;
+const NAME_SIZE_MAX: usize = 63;
+
+/// Beginnings and ends that AWS keeps for other things than buckets in the namespace of all.
+const FOREIGN_PREFIXES: [&str; 3] = ["xn--", "sthree-", "amzn-s3-demo-"];
+const FOREIGN_SUFFIXES: [&str; 6] = [
+    "-s3alias",
+    "--ol-s3",
+    ".mrap",
+    "--x-s3",
+    "--table-s3",
+    "-an",
+];
+
 /// Whether a general purpose bucket of AWS may be called `name` ("General purpose bucket naming
 /// rules"), and it is not reserved here.
 pub fn is_bucket_name(name: &str) -> bool {
@@ -18,7 +32,7 @@ pub fn is_bucket_name(name: &str) -> bool {
     let (Some(&first), Some(&last)) = (bytes.first(), bytes.last()) else {
         return false;
     };
-    (3..=63).contains(&bytes.len())
+    (NAME_SIZE_MIN..=NAME_SIZE_MAX).contains(&bytes.len())
         && bytes
             .iter()
             .all(|&byte| alphanumeric(byte) || byte == b'.' || byte == b'-')
@@ -27,12 +41,10 @@ pub fn is_bucket_name(name: &str) -> bool {
         && !name.contains("..")
         && name.parse::<std::net::Ipv4Addr>().is_err()
         && !looks_like_address(name)
-        && !["xn--", "sthree-", "amzn-s3-demo-"]
+        && !FOREIGN_PREFIXES
             .iter()
             .any(|prefix| name.starts_with(prefix))
-        && !["-s3alias", "--ol-s3", ".mrap", "--x-s3", "--table-s3"]
-            .iter()
-            .any(|suffix| name.ends_with(suffix))
+        && !FOREIGN_SUFFIXES.iter().any(|suffix| name.ends_with(suffix))
         && !RESERVED.contains(&name)
 }
 
@@ -102,19 +114,31 @@ fn text(raw: &[u8]) -> S3Result<String> {
 }
 
 /// The bucket that a virtual-hosted request names: `bucket.domain`, with any port.
-fn bucket_of_host(host: &[u8], domains: &[String]) -> Option<String> {
+///
+/// Only the configured domains have buckets below them: another host, even one that is a bucket's
+/// name, says nothing about buckets. Of several domains that fit, the longest counts, so that a
+/// domain below another is no bucket of it.
+pub fn bucket_of_host(host: &[u8], domains: &[String]) -> Option<String> {
     let host = std::str::from_utf8(host).ok()?;
     // An IPv6 address in brackets has colons of its own, and is nobody's subdomain.
-    let name = if host.starts_with('[') {
-        host
-    } else {
-        host.split(':').next()?
+    if host.starts_with('[') {
+        return None;
+    }
+    let name = host.split(':').next()?.to_ascii_lowercase();
+    // The dot that closes a name up to the root.
+    let name = name.strip_suffix('.').unwrap_or(&name);
+    let below = |domain: &String| match name.strip_suffix(domain.as_str())? {
+        "" => Some((domain.len(), None)),
+        rest => rest
+            .strip_suffix('.')
+            .filter(|bucket| !bucket.is_empty())
+            .map(|bucket| (domain.len(), Some(bucket))),
     };
-    let name = name.to_ascii_lowercase();
-    domains.iter().find_map(|domain| {
-        let bucket = name.strip_suffix(domain.as_str())?.strip_suffix('.')?;
-        (!bucket.is_empty()).then(|| bucket.to_owned())
-    })
+    let (_, bucket) = domains
+        .iter()
+        .filter_map(below)
+        .max_by_key(|(length, _)| *length)?;
+    bucket.map(str::to_owned)
 }
 
 #[cfg(test)]
@@ -132,6 +156,29 @@ mod tests {
             "1.2.3",
             "1.2.3.4.5",
             "a1.2.3.4",
+            "1.2.3.a",
+            "a.-b",
+            "a--b",
+            "0-0",
+            "xn-abc",
+            "axn--abc",
+            "sthree",
+            "sthreea",
+            "amzn-s3-demo",
+            "amzn-s3-demos",
+            "s3alias",
+            "a-s3aliasb",
+            "a-ol-s3",
+            "mrap",
+            "a-mrap",
+            "a-x-s3",
+            "a--x-s3a",
+            "a-table-s3",
+            "aan",
+            "a-ana",
+            "minio1",
+            "a.minio",
+            "ostrakon",
             &long,
         ] {
             assert!(is_bucket_name(good), "{good}");
@@ -152,12 +199,21 @@ mod tests {
             "999.999.999.999",
             "xn--abc",
             "sthree-a",
+            "sthree-configurator-a",
             "amzn-s3-demo-b",
             "a-s3alias",
             "ab--ol-s3",
             "ab.mrap",
             "ab--x-s3",
             "ab--table-s3",
+            "ab-an",
+            "a.b.",
+            "a\0b",
+            "a%b",
+            "aB1",
+            "0.0.0.0",
+            "255.255.255.255",
+            "1.2.3.256",
             "minio",
             "_ostrakon",
             "a/b",
@@ -222,7 +278,7 @@ mod tests {
 
     #[test]
     fn hosts_name_buckets_under_the_domains() {
-        let domains = ["s3.example.org".to_owned()];
+        let domains = ["s3.example.org", "example.net", "eu.example.net"].map(str::to_owned);
         let parse = |host: &str, path: &str| {
             let found = Resource::parse(host.as_bytes(), path.as_bytes(), &domains).unwrap();
             (found.bucket, String::from_utf8(found.key).unwrap())
@@ -234,6 +290,19 @@ mod tests {
         assert_eq!(parse("s3.example.org:9000", "/b/k"), pair("b", "k"));
         assert_eq!(parse("xs3.example.org", "/b/k"), pair("b", "k"));
         assert_eq!(parse("[::1]:9000", "/b/k"), pair("b", "k"));
+        assert_eq!(parse("[::1]", "/b/k"), pair("b", "k"));
+        assert_eq!(parse("[2001:db8::1]:80", "/b.c/k"), pair("b.c", "k"));
         assert_eq!(parse("127.0.0.1", "/b/k"), pair("b", "k"));
+        assert_eq!(parse("127.0.0.1:9000", "/b.c.d/k"), pair("b.c.d", "k"));
+        assert_eq!(parse("b.s3.example.org.:9000", "/k"), pair("b", "k"));
+        assert_eq!(parse("s3.example.org.", "/b/k"), pair("b", "k"));
+        assert_eq!(parse(".s3.example.org", "/b/k"), pair("b", "k"));
+        // A domain below another one is no bucket of it.
+        assert_eq!(parse("eu.example.net", "/b/k"), pair("b", "k"));
+        assert_eq!(parse("b.eu.example.net", "/k"), pair("b", "k"));
+        assert_eq!(parse("b.example.net", "/k"), pair("b", "k"));
+        // A host that is a bucket's name is a host like any other.
+        assert_eq!(parse("b.example.com", "/k/l"), pair("k", "l"));
+        assert_eq!(parse("bucket", "/k/l"), pair("k", "l"));
     }
 }

@@ -15,7 +15,7 @@ use crate::s3::body::{Announced, Decoder};
 use crate::s3::error::{Code, S3Error, S3Result};
 use crate::s3::headers;
 use crate::s3::hoisted::unhoist;
-use crate::s3::names::Resource;
+use crate::s3::names::{Resource, bucket_of_host};
 use crate::s3::operations::{self, Answer, Content, Limits, Request, error_answer};
 use crate::s3::route::{Operation, route};
 use crate::s3::sigv4::authenticate;
@@ -284,9 +284,13 @@ async fn handle<S: ObjectStore>(
     (result, body.leftover())
 }
 
-/// Health is asked for without credentials, by MinIO's paths.
+/// Health is asked for without credentials, by MinIO's paths. Below a bucket's own host these are
+/// keys like any other.
 fn health<S: ObjectStore>(head: &Head, context: &Context<S>) -> Option<Answer<S::Reader>> {
-    if !matches!(head.method, Method::Get | Method::Head) {
+    let host = head.first("host").unwrap_or(b"");
+    if !matches!(head.method, Method::Get | Method::Head)
+        || bucket_of_host(host, &context.domains).is_some()
+    {
         return None;
     }
     let status = match head.raw_path() {

@@ -14,7 +14,7 @@
 //! Using Query Parameters" (Amazon S3 API Reference). Time comes in as an argument.
 
 use crate::http::date;
-use crate::http::head::Head;
+use crate::http::head::{Head, Method};
 use crate::http::target::{ENCODED, Query};
 use crate::s3::error::{Code, S3Error, S3Result};
 use crate::s3::users::{Day, User, Users, hmac};
@@ -29,6 +29,9 @@ pub const SKEW_SECONDS_MAX: i64 = 15 * 60;
 pub const EXPIRES_SECONDS_MAX: i64 = 7 * 24 * 60 * 60;
 
 const ALGORITHM: &str = "AWS4-HMAC-SHA256";
+
+/// Signatures by elliptic curves, for several regions at once.
+const ALGORITHM_4A: &str = "AWS4-ECDSA-P256-SHA256";
 
 /// SHA-256 of nothing, which chunk signatures contain.
 const EMPTY_SHA256: &str = "e3b0c44298fc1c149afbf4c8996fb92427ae41e4649b934ca495991b7852b855";
@@ -95,18 +98,36 @@ pub fn authenticate(
         )),
         (Some(field), false) => by_header(head, query, users, now, field),
         (None, true) => by_query(head, query, users, now),
-        (None, false) if query.has("AWSAccessKeyId") && query.has("Signature") => {
-            Err(unsupported_mechanism())
-        }
+        (None, false) if query.has("AWSAccessKeyId") => Err(version_2()),
+        (None, false) if is_form(head) => Err(S3Error::not_implemented(
+            "Uploads by POST of a form (multipart/form-data) are not implemented. Please use PUT.",
+        )),
         (None, false) => Err(Code::AccessDenied.into()),
     }
 }
 
-fn unsupported_mechanism() -> S3Error {
+/// In the words of AWS where it has stopped to take them: old clients look for these.
+fn version_2() -> S3Error {
     S3Error::new(
         Code::InvalidRequest,
         "The authorization mechanism you have provided is not supported. Please use AWS4-HMAC-SHA256.",
     )
+}
+
+fn version_4a() -> S3Error {
+    S3Error::new(
+        Code::InvalidRequest,
+        "Signature Version 4A (AWS4-ECDSA-P256-SHA256) is not supported. Please use AWS4-HMAC-SHA256.",
+    )
+}
+
+/// A browser's upload carries its signature among the fields of the form.
+fn is_form(head: &Head) -> bool {
+    const FORM: &[u8] = b"multipart/form-data";
+    let kind = head
+        .first("content-type")
+        .and_then(|kind| kind.get(..FORM.len()));
+    head.method == Method::Post && kind.is_some_and(|kind| kind.eq_ignore_ascii_case(FORM))
 }
 
 fn by_header(
@@ -120,7 +141,15 @@ fn by_header(
     let text = std::str::from_utf8(field).map_err(|_| malformed())?;
     let parameters = match text.split_once(' ') {
         Some((ALGORITHM, parameters)) => parameters,
-        _ => return Err(unsupported_mechanism()),
+        Some((ALGORITHM_4A, _)) => return Err(version_4a()),
+        Some(("AWS", _)) => return Err(version_2()),
+        _ => {
+            return Err(S3Error::new(
+                Code::InvalidArgument,
+                "Unsupported Authorization Type. Please use AWS4-HMAC-SHA256.",
+            )
+            .with("ArgumentName", "Authorization"));
+        }
     };
     let (mut credential, mut signed_headers, mut signature) = (None, None, None);
     for parameter in parameters.split(',') {
@@ -194,6 +223,9 @@ fn by_query(head: &Head, query: &Query<'_>, users: &Users, now: i64) -> S3Result
         })
     };
     let algorithm = required("X-Amz-Algorithm")?;
+    if algorithm == ALGORITHM_4A {
+        return Err(version_4a());
+    }
     let credential = required("X-Amz-Credential")?;
     let time = required("X-Amz-Date")?;
     let expires = required("X-Amz-Expires")?;
@@ -268,7 +300,10 @@ fn by_query(head: &Head, query: &Query<'_>, users: &Users, now: i64) -> S3Result
 /// Session tokens belong to temporary credentials, which this store does not issue.
 fn refuse_session_tokens(head: &Head, query: &Query<'_>) -> S3Result<()> {
     if head.first("x-amz-security-token").is_some() || query.has("X-Amz-Security-Token") {
-        return Err(Code::InvalidToken.into());
+        return Err(S3Error::new(
+            Code::InvalidToken,
+            "Session tokens (x-amz-security-token) are not supported: this store issues no temporary credentials.",
+        ));
     }
     Ok(())
 }
@@ -347,7 +382,10 @@ impl<'a> Claim<'a> {
                 self.region,
                 users.region()
             );
-            return Err(S3Error::new(code, message).with("Region", users.region()));
+            // The header tells it to HEAD too, whose answers have no document.
+            return Err(S3Error::new(code, message)
+                .with("Region", users.region())
+                .in_region(users.region()));
         }
         let message = if self.service != "s3" {
             "The credential is not for the service 's3'."
@@ -808,7 +846,12 @@ pub(super) mod tests {
                 Code::InvalidRequest,
             ),
             ("AWS4-HMAC-SHA256 ", "AWS ", Code::InvalidRequest),
-            ("AWS4-HMAC-SHA256 ", "Bearer ", Code::InvalidRequest),
+            ("AWS4-HMAC-SHA256 ", "Bearer ", Code::InvalidArgument),
+            (
+                "AWS4-HMAC-SHA256 ",
+                "AWS4-HMAC-SHA256,",
+                Code::InvalidArgument,
+            ),
             ("x-amz-date: 2", "x-amz-dat: 2", Code::AccessDenied),
             (
                 "x-amz-date: 20130524T",

@@ -13,6 +13,7 @@ use std::net::SocketAddr;
 use std::rc::Rc;
 use std::time::Duration;
 
+mod buckets;
 mod copies;
 mod multipart;
 mod presigned;
@@ -31,7 +32,22 @@ fn with_server<F: Future<Output = ()> + 'static>(test: impl FnOnce(Rc<Server>) -
     with_arena(16 << 20, test);
 }
 
+fn with_region<F: Future<Output = ()> + 'static>(
+    region: &'static str,
+    test: impl FnOnce(Rc<Server>) -> F + 'static,
+) {
+    with_arena_in(region, 16 << 20, test);
+}
+
 fn with_arena<F: Future<Output = ()> + 'static>(
+    arena_bytes: usize,
+    test: impl FnOnce(Rc<Server>) -> F + 'static,
+) {
+    with_arena_in("us-east-1", arena_bytes, test);
+}
+
+fn with_arena_in<F: Future<Output = ()> + 'static>(
+    region: &'static str,
     arena_bytes: usize,
     test: impl FnOnce(Rc<Server>) -> F + 'static,
 ) {
@@ -49,7 +65,7 @@ fn with_arena<F: Future<Output = ()> + 'static>(
         let store = MemoryStore::default();
         let mut other = User::new("other", "OTHER", SECRET, "other-id");
         other.email = None;
-        let users = Users::new("us-east-1", [User::root("ROOT", SECRET, "root-id"), other]);
+        let users = Users::new(region, [User::root("ROOT", SECRET, "root-id"), other]);
         let context = Rc::new(Context::new(
             store.clone(),
             users,
@@ -196,6 +212,8 @@ struct Call {
     sha256: String,
     access_key: &'static str,
     time_ms: u64,
+    host: &'static str,
+    region: &'static str,
 }
 
 impl Call {
@@ -207,7 +225,19 @@ impl Call {
             sha256: "UNSIGNED-PAYLOAD".to_owned(),
             access_key: "ROOT",
             time_ms: unix_ms(),
+            host: "127.0.0.1",
+            region: "us-east-1",
         }
+    }
+
+    fn host(mut self, host: &'static str) -> Self {
+        self.host = host;
+        self
+    }
+
+    fn region(mut self, region: &'static str) -> Self {
+        self.region = region;
+        self
     }
 
     fn field(mut self, name: &str, value: impl ToString) -> Self {
@@ -228,15 +258,15 @@ impl Call {
     /// The head, signed.
     fn head(&self) -> Vec<u8> {
         let mut text = format!(
-            "{} {} HTTP/1.1\r\nHost: 127.0.0.1\r\n",
-            self.method, self.target
+            "{} {} HTTP/1.1\r\nHost: {}\r\n",
+            self.method, self.target, self.host
         );
         text.push_str(&format!("x-amz-date: {}\r\n", date::basic(self.time_ms)));
         text.push_str(&format!("x-amz-content-sha256: {}\r\n", self.sha256));
         for (name, value) in &self.fields {
             text.push_str(&format!("{name}: {value}\r\n"));
         }
-        sign(&text, self.access_key, SECRET, "us-east-1").into_bytes()
+        sign(&text, self.access_key, SECRET, self.region).into_bytes()
     }
 
     fn with_body(self, body: &[u8]) -> Vec<u8> {
@@ -415,7 +445,8 @@ fn wrong_requests_change_nothing() {
             ),
             (put().user("OTHER"), "AccessDenied"),
             (put().user("NOBODY"), "InvalidAccessKeyId"),
-            (Call::new("PUT", "/bucket/k?acl"), "NotImplemented"),
+            (Call::new("PUT", "/bucket/k?tagging"), "NotImplemented"),
+            (Call::new("PUT", "/bucket/k?acl"), "NoSuchKey"),
             (
                 Call::new("PUT", "/bucket/k?partNumber=1&uploadId=2"),
                 "NoSuchUpload",
@@ -446,7 +477,7 @@ fn wrong_requests_change_nothing() {
             200
         );
         assert!(server.store.object("bucket", "k").is_none());
-        for target in ["/bucket?lifecycle", "/bucket?anything"] {
+        for target in ["/bucket?versioning", "/bucket?anything"] {
             let reply = call(&mut client, Call::new("DELETE", target), b"").await;
             assert_eq!(reply.code(), "NotImplemented");
         }

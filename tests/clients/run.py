@@ -18,6 +18,18 @@ import with_boto3  # noqa: E402
 import with_wire  # noqa: E402
 
 
+# A second user, and a domain below which buckets have hosts of their own.
+OTHER = {"aws_access_key_id": "OTHERUSER", "aws_secret_access_key": "other-secret-key-for-tests"}
+CONFIGURATION = f"""domain = ["s3.test"]
+
+[[user]]
+name = "other"
+access_key = "{OTHER["aws_access_key_id"]}"
+secret_key = "{OTHER["aws_secret_access_key"]}"
+id = "other-id"
+"""
+
+
 def main():
     parser = argparse.ArgumentParser()
     parser.add_argument("--binary")
@@ -28,16 +40,19 @@ def main():
     binary = server_process.find_binary(arguments.binary)
     suites = [
         (with_wire.checks, lambda server, place: with_wire.Context(server)),
-        (with_boto3.checks, lambda server, place: with_boto3.Context(server)),
+        (with_boto3.checks, lambda server, place: with_boto3.Context(server, OTHER)),
         (with_awscli.checks, lambda server, place: with_awscli.Context(server, place)),
     ]
     passed, failed = 0, []
     with server_process.Workplace("clients") as workplace:
+        configuration = workplace.path / "ostrakon.toml"
+        configuration.touch(mode=0o600)
+        configuration.write_text(CONFIGURATION)
         server = server_process.Server(
             binary,
             workplace.path / "data",
             workplace.path / "log",
-            ["--cores", arguments.cores],
+            ["--cores", arguments.cores, "--config", configuration],
         ).start()
         workplace.on_exit(server.kill)
         for checks, context in suites:

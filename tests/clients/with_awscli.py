@@ -212,12 +212,36 @@ def the_plain_interface(c):
 
 
 @checks
+def listings_deletions_and_what_was_never_set(c):
+    bucket = c.bucket()
+    place = ("--bucket", bucket)
+    for key in ("a/1", "a/2", "b<&>", "c"):
+        c.api("put-object", *place, "--key", key)
+    page = c.api("list-objects", *place, "--page-size", "1")
+    equal([o["Key"] for o in page["Contents"]], ["a/1", "a/2", "b<&>", "c"])
+    page = c.api("list-objects", *place, "--delimiter", "/", "--page-size", "1")
+    equal([p["Prefix"] for p in page["CommonPrefixes"]], ["a/"])
+    page = c.api("list-object-versions", *place, "--page-size", "3")
+    equal([v["VersionId"] for v in page["Versions"]], ["null"] * 4)
+    equal(c.api("list-multipart-uploads", *place).get("Uploads"), None)
+    wanted = {"Objects": [{"Key": "a/1"}, {"Key": "b<&>"}, {"Key": "absent"}]}
+    done = c.api("delete-objects", *place, "--delete", json.dumps(wanted))
+    equal([d["Key"] for d in done["Deleted"]], ["a/1", "b<&>", "absent"])
+    equal(c.api("get-bucket-versioning", *place), {})
+    equal(len(c.api("get-bucket-acl", *place)["Grants"]), 1)
+    equal(c.api("get-bucket-location", *place), {"LocationConstraint": None})
+    c.aws("s3api", "get-bucket-policy", *place, wanted="NoSuchBucketPolicy")
+    c.aws("s3api", "get-bucket-encryption", *place, wanted="ServerSideEncryptionConfiguration")
+    c.aws("s3api", "put-bucket-acl", *place, "--acl", "private")
+    c.aws("s3api", "delete-bucket-policy", *place)
+    c.aws("s3", "rb", "--force", f"s3://{bucket}")
+
+
+@checks
 def what_is_not_there_says_so(c):
     bucket = c.bucket()
     for words in (
-        ("get-bucket-versioning", "--bucket", bucket),
-        ("get-bucket-acl", "--bucket", bucket),
-        ("get-bucket-policy", "--bucket", bucket),
-        ("list-object-versions", "--bucket", bucket),
+        ("put-bucket-policy", "--bucket", bucket, "--policy", "{}"),
+        ("put-bucket-acl", "--bucket", bucket, "--acl", "public-read"),
     ):
         c.aws("s3api", *words, wanted="NotImplemented")

@@ -7,6 +7,7 @@ import hashlib
 import io
 import pathlib
 import random
+import socket
 import threading
 import zlib
 
@@ -37,7 +38,9 @@ ODD_KEYS = [
 
 
 class Context:
-    def __init__(self, server):
+    def __init__(self, server, other):
+        """`other`: credentials of a second user."""
+        self.other = other
         self.endpoint = server.endpoint
         self.access_key, self.secret_key = server.credentials()
         self.s3 = self.client()
@@ -974,6 +977,222 @@ def presigned_addresses_work_without_credentials_and_not_for_more(c):
             equal(error.code, 403)
         else:
             raise AssertionError(f"not refused: {wrong}")
+
+
+@checks
+def every_listing_has_every_odd_key(c):
+    bucket = c.bucket()
+    for key in ODD_KEYS:
+        c.s3.put_object(Bucket=bucket, Key=key, Body=key.encode())
+    by_bytes = sorted(ODD_KEYS, key=str.encode)
+    kinds = [("list_objects", "Contents"), ("list_objects_v2", "Contents"), ("list_object_versions", "Versions")]
+    for operation, element in kinds:
+        for size in (1, 3, len(ODD_KEYS) - 1, len(ODD_KEYS), 1000):
+            for delimiter in (None, "/"):
+                more = {"Delimiter": delimiter} if delimiter else {}
+                pages = c.s3.get_paginator(operation).paginate(
+                    Bucket=bucket, PaginationConfig={"PageSize": size}, **more
+                )
+                found, prefixes = [], []
+                for page in pages:
+                    found += [item["Key"] for item in page.get(element, [])]
+                    prefixes += [item["Prefix"] for item in page.get("CommonPrefixes", [])]
+                wanted = [key for key in by_bytes if not delimiter or delimiter not in key]
+                equal(found, wanted, f"{operation} by {size} {delimiter}")
+                folded = {key[: key.index("/") + 1] for key in by_bytes if delimiter and "/" in key}
+                equal(prefixes, sorted(folded, key=str.encode), f"{operation} by {size} {delimiter}")
+    versions = c.s3.list_object_versions(Bucket=bucket, Prefix="plain")["Versions"]
+    equal([(v["VersionId"], v["IsLatest"], v["Size"]) for v in versions], [("null", True, 5)])
+    owners = {v["Owner"]["ID"] for v in versions}
+    equal(owners, {c.s3.list_buckets()["Owner"]["ID"]}, "owner")
+    equal(c.s3.list_multipart_uploads(Bucket=bucket).get("Uploads"), None, "uploads")
+
+
+@checks
+def objects_are_deleted_together(c):
+    bucket = c.bucket()
+    keys = [f"{n:04}" for n in range(1001)]
+    with concurrent.futures.ThreadPoolExecutor(16) as pool:
+        list(pool.map(lambda key: c.s3.put_object(Bucket=bucket, Key=key, Body=b""), keys))
+    named = [{"Key": key} for key in keys]
+    refused(c.s3.delete_objects, "MalformedXML", 400, Bucket=bucket, Delete={"Objects": named})
+    equal(len(keys_of(c.s3, bucket)), 1001, "keys")
+    done = c.s3.delete_objects(Bucket=bucket, Delete={"Objects": named[:1000]})
+    equal(sorted(item["Key"] for item in done["Deleted"]), keys[:1000], "deleted")
+    equal("Errors" in done, False, "errors")
+    equal(keys_of(c.s3, bucket), keys[1000:])
+
+    for key in ODD_KEYS:
+        c.s3.put_object(Bucket=bucket, Key=key, Body=b"")
+    odd = [{"Key": key} for key in ODD_KEYS]
+    done = c.s3.delete_objects(Bucket=bucket, Delete={"Objects": odd, "Quiet": True})
+    equal((done.get("Deleted"), done.get("Errors")), (None, None), "quiet")
+    equal(keys_of(c.s3, bucket), keys[1000:])
+
+    etag = c.s3.put_object(Bucket=bucket, Key="k", Body=b"abc")["ETag"]
+    c.s3.put_object(Bucket=bucket, Key="other", Body=b"abc")
+    wanted = [
+        {"Key": "k", "ETag": etag, "VersionId": "null"},
+        {"Key": "other", "ETag": '"00000000000000000000000000000000"'},
+        {"Key": "other", "VersionId": "L4kqtJlcpXroDTDmpUMLUo"},
+        {"Key": "absent"},
+    ]
+    done = c.s3.delete_objects(Bucket=bucket, Delete={"Objects": wanted})
+    deleted = sorted((item["Key"], item.get("VersionId")) for item in done["Deleted"])
+    equal(deleted, [("absent", None), ("k", "null")], "deleted")
+    errors = sorted((item["Key"], item["Code"]) for item in done["Errors"])
+    equal(errors, [("other", "NoSuchVersion"), ("other", "PreconditionFailed")], "errors")
+    equal(keys_of(c.s3, bucket), ["1000", "other"])
+    refused(
+        c.s3.delete_objects, "NoSuchBucket", Bucket="no-such-bucket", Delete={"Objects": wanted}
+    )
+    # The way in which boto3's resources empty a bucket.
+    resource = boto3.resource(
+        "s3",
+        endpoint_url=c.endpoint,
+        aws_access_key_id=c.access_key,
+        aws_secret_access_key=c.secret_key,
+        region_name="us-east-1",
+    )
+    resource.Bucket(bucket).object_versions.all().delete()
+    equal(keys_of(c.s3, bucket), [])
+    c.s3.delete_bucket(Bucket=bucket)
+
+
+@checks
+def configuration_that_was_never_set_reads_as_on_aws(c):
+    s3, bucket = c.s3, c.bucket()
+    s3.put_object(Bucket=bucket, Key="k", Body=b"abc")
+    owner = s3.list_buckets()["Owner"]["ID"]
+    place = {"Bucket": bucket}
+    item = place | {"Key": "k"}
+
+    def said(answer):
+        return {name: value for name, value in answer.items() if name != "ResponseMetadata"}
+
+    for call in (s3.get_bucket_versioning, s3.get_bucket_accelerate_configuration, s3.get_bucket_logging,
+                 s3.get_bucket_notification_configuration):  # fmt: skip
+        equal(said(call(**place)), {}, call.__name__)
+    for call in (s3.list_bucket_analytics_configurations, s3.list_bucket_inventory_configurations,
+                 s3.list_bucket_metrics_configurations,
+                 s3.list_bucket_intelligent_tiering_configurations):  # fmt: skip
+        equal(said(call(**place)), {"IsTruncated": False}, call.__name__)
+    equal(s3.get_bucket_request_payment(**place)["Payer"], "BucketOwner")
+    rules = s3.get_bucket_ownership_controls(**place)["OwnershipControls"]["Rules"]
+    equal(rules, [{"ObjectOwnership": "BucketOwnerEnforced"}])
+    equal(s3.get_object_tagging(**item)["TagSet"], [])
+    for answer in (s3.get_bucket_acl(**place), s3.get_object_acl(**item)):
+        equal(answer["Owner"]["ID"], owner)
+        grants = [(g["Grantee"]["Type"], g["Grantee"]["ID"], g["Permission"]) for g in answer["Grants"]]
+        equal(grants, [("CanonicalUser", owner, "FULL_CONTROL")])
+    for call, code in [
+        (s3.get_bucket_policy, "NoSuchBucketPolicy"),
+        (s3.get_bucket_policy_status, "NoSuchBucketPolicy"),
+        (s3.get_bucket_lifecycle_configuration, "NoSuchLifecycleConfiguration"),
+        (s3.get_bucket_cors, "NoSuchCORSConfiguration"),
+        (s3.get_bucket_tagging, "NoSuchTagSet"),
+        (s3.get_bucket_website, "NoSuchWebsiteConfiguration"),
+        (s3.get_bucket_encryption, "ServerSideEncryptionConfigurationNotFoundError"),
+        (s3.get_bucket_replication, "ReplicationConfigurationNotFoundError"),
+        (s3.get_object_lock_configuration, "ObjectLockConfigurationNotFoundError"),
+        (s3.get_public_access_block, "NoSuchPublicAccessBlockConfiguration"),
+    ]:
+        refused(call, code, 404, **place)
+        refused(call, "NoSuchBucket", 404, Bucket="no-such-bucket")
+    for call in (s3.get_object_retention, s3.get_object_legal_hold):
+        refused(call, "InvalidRequest", 400, **item)
+        refused(call, "NoSuchKey", 404, Bucket=bucket, Key="absent")
+    for call in (s3.delete_bucket_policy, s3.delete_bucket_cors, s3.delete_bucket_tagging,
+                 s3.delete_bucket_lifecycle, s3.delete_bucket_encryption, s3.delete_bucket_website,
+                 s3.delete_bucket_replication, s3.delete_public_access_block):  # fmt: skip
+        equal(call(**place)["ResponseMetadata"]["HTTPStatusCode"], 204, call.__name__)
+    s3.delete_object_tagging(**item)
+    s3.put_bucket_acl(ACL="private", **place)
+    s3.put_object_acl(ACL="private", **item)
+    refused(s3.put_bucket_acl, "NotImplemented", 501, ACL="public-read", **place)
+    refused(s3.put_object_acl, "NotImplemented", 501, ACL="public-read", **item)
+    refused(
+        s3.put_bucket_versioning,
+        "NotImplemented",
+        501,
+        VersioningConfiguration={"Status": "Suspended"},
+        **place,
+    )
+    equal(read(s3, bucket, "k")[0], b"abc")
+
+
+@checks
+def users_have_their_own_buckets(c):
+    mine, other = c.bucket(), c.client(**c.other)
+    c.s3.put_object(Bucket=mine, Key="k", Body=b"mine")
+    theirs = f"{mine}-theirs"
+    other.create_bucket(Bucket=theirs)
+    equal([b["Name"] for b in other.list_buckets()["Buckets"]], [theirs])
+    refused(other.create_bucket, "BucketAlreadyExists", 409, Bucket=mine)
+    for call, arguments in [
+        (other.get_object, {"Key": "k"}),
+        (other.get_object, {"Key": "absent"}),
+        (other.put_object, {"Key": "k", "Body": b"theirs"}),
+        (other.delete_object, {"Key": "k"}),
+        (other.delete_objects, {"Delete": {"Objects": [{"Key": "k"}]}}),
+        (other.list_objects, {}),
+        (other.list_objects_v2, {}),
+        (other.list_object_versions, {}),
+        (other.list_multipart_uploads, {}),
+        (other.get_bucket_acl, {}),
+        (other.get_bucket_location, {}),
+        (other.get_object_acl, {"Key": "k"}),
+        (other.delete_bucket, {}),
+    ]:
+        refused(call, "AccessDenied", 403, Bucket=mine, **arguments)
+    response = refused(other.head_bucket, "403", 403, Bucket=mine)
+    equal(response["ResponseMetadata"]["HTTPHeaders"]["x-amz-bucket-region"], "us-east-1")
+    refused(other.get_object, "NoSuchBucket", 404, Bucket="no-such-bucket", Key="k")
+    equal(read(c.s3, mine, "k")[0], b"mine")
+    # Root passes, and sees whose it is.
+    equal(c.s3.get_bucket_acl(Bucket=theirs)["Owner"], {"ID": "other-id", "DisplayName": "other"})
+    owner = {"ExpectedBucketOwner": "other-id"}
+    c.s3.list_objects_v2(Bucket=theirs, **owner)
+    refused(c.s3.list_objects_v2, "AccessDenied", 403, Bucket=mine, **owner)
+    refused(c.s3.delete_bucket, "AccessDenied", 403, Bucket=mine, **owner)
+    other.delete_bucket(Bucket=theirs)
+
+
+@checks
+def a_region_that_is_wrong_is_corrected(c):
+    bucket = c.bucket()
+    c.s3.put_object(Bucket=bucket, Key="k", Body=b"abc")
+    # boto3 reads the right region out of the refusal, and signs again.
+    elsewhere = c.client(region_name="eu-west-1")
+    equal(read(elsewhere, bucket, "k")[0], b"abc")
+
+
+@checks
+def buckets_have_hosts_of_their_own(c):
+    bucket = c.bucket()
+    port = c.endpoint.rsplit(":", 1)[1]
+    real = socket.getaddrinfo
+
+    def resolve(host, *more, **named):
+        return real("127.0.0.1" if str(host).endswith("s3.test") else host, *more, **named)
+
+    socket.getaddrinfo = resolve
+    try:
+        hosted = c.client(
+            endpoint_url=f"http://s3.test:{port}", config={"s3": {"addressing_style": "virtual"}}
+        )
+        seen = []
+        hosted.meta.events.register("before-send.s3", lambda request, **_: seen.append(request.url))
+        for key in ODD_KEYS:
+            hosted.put_object(Bucket=bucket, Key=key, Body=key.encode())
+        equal(seen[0].startswith(f"http://{bucket}.s3.test:{port}/"), True, seen[0])
+        for key in ODD_KEYS:
+            equal(read(c.s3, bucket, key)[0], key.encode(), repr(key))
+        equal(keys_of(hosted, bucket), sorted(ODD_KEYS, key=str.encode))
+        hosted.create_bucket(Bucket=f"{bucket}.dots")
+        c.s3.head_bucket(Bucket=f"{bucket}.dots")
+    finally:
+        socket.getaddrinfo = real
 
 
 # ---- everything else ------------------------------------------------------------------------------

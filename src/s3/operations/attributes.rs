@@ -1,7 +1,7 @@
 //! `GetObjectAttributes`.
 
 use super::object::with_key;
-use super::{Answer, Request, bucket};
+use super::{Answer, Request, bucket_of};
 use crate::http::date;
 use crate::object::{ObjectInfo, ObjectStore};
 use crate::s3::error::{Code, S3Error, S3Result};
@@ -78,7 +78,7 @@ pub(super) async fn attributes<S: ObjectStore>(
         .unwrap_or(PAGE_PARTS_MAX)
         .min(PAGE_PARTS_MAX);
     let after = number(request, "x-amz-part-number-marker")?.unwrap_or(0);
-    let bucket = bucket(store, request).await?;
+    let bucket = bucket_of(store, request).await?;
     let info = store
         .head(&bucket, &request.resource.key)
         .await

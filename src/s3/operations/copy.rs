@@ -5,7 +5,7 @@
 
 use super::multipart::{named_algorithm, required_part_number, upload_id, with_upload};
 use super::object::{DEFAULT_CHECKSUM, condition, object_headers, storage_class, with_key};
-use super::{Answer, Request, SMALL_COPY_SIZE_MAX, bucket, bucket_called};
+use super::{Answer, Request, SMALL_COPY_SIZE_MAX, bucket_called, bucket_of};
 use crate::http::date;
 use crate::http::head::Head;
 use crate::http::target::{Plus, decode};
@@ -338,7 +338,7 @@ pub(super) async fn copy_object<S: ObjectStore>(
     )?;
     let given = object_headers(head, &request.user.id)?;
     let algorithm = named_algorithm(head)?;
-    let bucket = bucket(store, request).await?;
+    let bucket = bucket_of(store, request).await?;
     let key = &request.resource.key;
     let opened = open(store, request, false).await?;
     let changes = replaces_metadata || head.first("x-amz-storage-class").is_some();
@@ -386,7 +386,7 @@ pub(super) async fn upload_part_copy<S: ObjectStore>(
 ) -> S3Result<Answer<S::Reader>> {
     check_no_content(document)?;
     let number = required_part_number(request.query)?;
-    let bucket = bucket(store, request).await?;
+    let bucket = bucket_of(store, request).await?;
     let id = upload_id(request.query)?;
     let key = &request.resource.key;
     let upload = store

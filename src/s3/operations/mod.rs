@@ -1,31 +1,46 @@
 //! The operations: an authenticated, routed request in, an answer out.
 
-use crate::http::date;
 use crate::http::head::Head;
 use crate::http::response::ResponseHead;
 use crate::http::target::Query;
 use crate::object::checksum::Algorithm;
-use crate::object::{Body, BucketInfo, ListPage, ObjectStore, StoreError};
+use crate::object::{Body, BucketInfo, ObjectStore, StoreError};
 use crate::rt::Buf;
-use crate::rt::sync::Semaphore;
+use crate::rt::sync::{Permit, Semaphore};
 use crate::s3::error::{Code, S3Error, S3Result};
-use crate::s3::list::{List, owner, parse_count, parse_token, text, write_token};
+use crate::s3::list::List;
 use crate::s3::names::{Resource, is_bucket_name};
 use crate::s3::route::Operation;
 use crate::s3::users::{User, Users};
-use crate::s3::xml::{Document, leaves};
+use crate::s3::xml::Document;
 
 mod attributes;
+mod bucket;
+mod configuration;
 mod copy;
+mod delete_objects;
+mod list;
 mod multipart;
 pub mod object;
 
-/// Largest body of an operation that does not name a larger one. The largest that is known,
-/// `CreateBucketConfiguration`, is under 1 KiB.
+#[cfg(test)]
+pub use delete_objects::DELETE_DOCUMENT_SIZE_MAX;
+
+/// Largest body of an operation that is neither an object nor a list of many things. The largest
+/// that is known, `CreateBucketConfiguration`, is under 1 KiB.
 const DOCUMENT_SIZE_MAX: u64 = 64 * 1024;
 
-/// The region whose buckets have no location, and where making one's bucket again is fine.
-const FIRST_REGION: &str = "us-east-1";
+/// Buffer through which documents are received. Small, because slow clients hold one each.
+const DOCUMENT_PIECE_SIZE: usize = 16 * 1024;
+
+/// Bytes beyond [`DOCUMENT_SIZE_MAX`] that the documents in use on one core may have together: five
+/// of the largest, or 200 that delete a thousand keys of 100 bytes. Who comes later is told to slow
+/// down; waiting would let slow clients hold up all others.
+const LARGE_DOCUMENT_BYTES_MAX: usize = 32 << 20;
+
+const _: () =
+    assert!(5 * delete_objects::DELETE_DOCUMENT_SIZE_MAX <= LARGE_DOCUMENT_BYTES_MAX as u64);
+const _: () = assert!(multipart::COMPLETION_SIZE_MAX <= delete_objects::DELETE_DOCUMENT_SIZE_MAX);
 
 /// Copies of at most this size do not wait behind larger ones.
 const SMALL_COPY_SIZE_MAX: u64 = 1 << 20;
@@ -36,10 +51,6 @@ const SMALL_COPY_SIZE_MAX: u64 = 1 << 20;
 /// 36 MiB of the pool's 64.
 const LARGE_COPIES_MAX: usize = 4;
 const SMALL_COPIES_MAX: usize = 8;
-
-/// Bytes of large documents ([`DOCUMENT_SIZE_MAX`] and more) that one core reads at a time: four of
-/// the largest.
-const LARGE_DOCUMENTS_SIZE_MAX: u64 = 16 << 20;
 
 /// What the requests of a core share, so that many of them together stay within its memory.
 pub struct Limits {
@@ -53,7 +64,7 @@ impl Default for Limits {
         Self {
             large_copies: Semaphore::new(LARGE_COPIES_MAX),
             small_copies: Semaphore::new(SMALL_COPIES_MAX),
-            documents: Semaphore::new(LARGE_DOCUMENTS_SIZE_MAX as usize),
+            documents: Semaphore::new(LARGE_DOCUMENT_BYTES_MAX),
         }
     }
 }
@@ -135,43 +146,74 @@ pub async fn run<S: ObjectStore, B: Upload>(
         Operation::CompleteMultipartUpload => {
             return multipart::complete(store, request, body).await;
         }
+        Operation::DeleteObjects => return delete_objects::run(store, request, body).await,
         _ => {}
     }
-    let document = whole_body(body, DOCUMENT_SIZE_MAX).await?;
+    let document = whole_body(request.limits, body, DOCUMENT_SIZE_MAX)
+        .await?
+        .bytes;
     match operation {
-        Operation::ListBuckets => list_buckets(store, users, request).await,
-        Operation::CreateBucket => create_bucket(store, users, request, &document).await,
-        Operation::HeadBucket => {
-            let bucket = bucket(store, request).await?;
-            let mut answer = Answer::empty(200);
-            answer.head.field("x-amz-bucket-region", bucket.region);
-            Ok(answer)
-        }
-        Operation::DeleteBucket => {
-            let bucket = bucket(store, request).await?;
-            store.delete_bucket(&bucket.name).await?;
-            Ok(Answer::empty(204))
-        }
-        Operation::GetBucketLocation => {
-            let bucket = bucket(store, request).await?;
-            let mut xml = Document::new("LocationConstraint");
-            if bucket.region != FIRST_REGION {
-                xml.text(&bucket.region);
-            }
-            Ok(Answer::xml(xml.finish("LocationConstraint")))
+        Operation::ListBuckets => bucket::list(store, users, request).await,
+        Operation::CreateBucket => bucket::create(store, users, request, &document).await,
+        Operation::HeadBucket => bucket::head(store, request).await,
+        Operation::DeleteBucket => bucket::delete(store, request).await,
+        Operation::GetBucketLocation => bucket::location(store, request).await,
+        Operation::ListObjects => {
+            list::objects(store, users, request, List::v1(request.query)).await
         }
         Operation::ListObjectsV2 => {
-            let bucket = bucket(store, request).await?;
-            let list = List::parse(request.query)?;
-            let page = match list.request() {
-                Some(request) => store.list(&bucket, request).await?,
-                None => ListPage {
-                    entries: Vec::new(),
-                    truncated: false,
-                    next_after: Vec::new(),
-                },
-            };
-            Ok(Answer::xml(list.document(&bucket, &page, users)))
+            list::objects(store, users, request, List::v2(request.query)).await
+        }
+        Operation::ListObjectVersions => {
+            list::objects(store, users, request, List::versions(request.query)).await
+        }
+        Operation::ListMultipartUploads => list::uploads(store, users, request).await,
+        Operation::GetBucketAbac
+        | Operation::GetBucketAccelerateConfiguration
+        | Operation::GetBucketAcl
+        | Operation::PutBucketAcl
+        | Operation::GetBucketAnalyticsConfiguration
+        | Operation::DeleteBucketAnalyticsConfiguration
+        | Operation::ListBucketAnalyticsConfigurations
+        | Operation::GetBucketCors
+        | Operation::DeleteBucketCors
+        | Operation::GetBucketEncryption
+        | Operation::DeleteBucketEncryption
+        | Operation::GetBucketIntelligentTieringConfiguration
+        | Operation::DeleteBucketIntelligentTieringConfiguration
+        | Operation::ListBucketIntelligentTieringConfigurations
+        | Operation::GetBucketInventoryConfiguration
+        | Operation::DeleteBucketInventoryConfiguration
+        | Operation::ListBucketInventoryConfigurations
+        | Operation::GetBucketLifecycleConfiguration
+        | Operation::DeleteBucketLifecycle
+        | Operation::GetBucketLogging
+        | Operation::GetBucketMetricsConfiguration
+        | Operation::DeleteBucketMetricsConfiguration
+        | Operation::ListBucketMetricsConfigurations
+        | Operation::GetBucketNotificationConfiguration
+        | Operation::GetBucketOwnershipControls
+        | Operation::GetBucketPolicy
+        | Operation::DeleteBucketPolicy
+        | Operation::GetBucketPolicyStatus
+        | Operation::GetBucketReplication
+        | Operation::DeleteBucketReplication
+        | Operation::GetBucketRequestPayment
+        | Operation::GetBucketTagging
+        | Operation::DeleteBucketTagging
+        | Operation::GetBucketVersioning
+        | Operation::GetBucketWebsite
+        | Operation::DeleteBucketWebsite
+        | Operation::GetObjectLockConfiguration
+        | Operation::GetPublicAccessBlock
+        | Operation::DeletePublicAccessBlock
+        | Operation::GetObjectAcl
+        | Operation::PutObjectAcl
+        | Operation::GetObjectLegalHold
+        | Operation::GetObjectRetention
+        | Operation::GetObjectTagging
+        | Operation::DeleteObjectTagging => {
+            configuration::run(store, users, operation, request, &document).await
         }
         Operation::GetObject => object::get_object(store, request).await,
         Operation::HeadObject => object::head_object(store, request).await,
@@ -182,9 +224,10 @@ pub async fn run<S: ObjectStore, B: Upload>(
         Operation::CreateMultipartUpload => multipart::create(store, request).await,
         Operation::ListParts => multipart::list_parts(store, users, request).await,
         Operation::AbortMultipartUpload => multipart::abort(store, request).await,
-        Operation::PutObject | Operation::UploadPart | Operation::CompleteMultipartUpload => {
-            unreachable!("handled above")
-        }
+        Operation::PutObject
+        | Operation::UploadPart
+        | Operation::CompleteMultipartUpload
+        | Operation::DeleteObjects => unreachable!("handled above"),
     }
 }
 
@@ -196,32 +239,51 @@ fn check_version(query: &Query<'_>) -> S3Result<()> {
     }
 }
 
-/// All of a body that may have `max` bytes. Memory is taken as the bytes come, not as announced.
-async fn whole_body<B: Upload>(body: &mut B, max: u64) -> S3Result<Vec<u8>> {
-    const PIECE_SIZE: usize = 16 * 1024;
+/// A document that a client sent. What it takes of the room for large ones is free again when it is
+/// dropped.
+struct Received {
+    bytes: Vec<u8>,
+    _room: Option<Permit>,
+}
+
+/// The body as a document of at most `size_max` bytes. Memory grows with what comes, and never with
+/// what was announced.
+async fn whole_body<B: Upload>(limits: &Limits, body: &mut B, size_max: u64) -> S3Result<Received> {
     let length = body.length();
-    if length > max {
+    if length > size_max {
         return Err(S3Error::from(Code::MaxMessageLengthExceeded)
-            .with("MaxMessageLengthBytes", max.to_string()));
+            .with("MaxMessageLengthBytes", size_max.to_string()));
     }
+    let slow_down = || S3Error::from(Code::SlowDown);
+    let room = match length.saturating_sub(DOCUMENT_SIZE_MAX) as usize {
+        0 => None,
+        more => Some(limits.documents.try_acquire(more).ok_or_else(slow_down)?),
+    };
     let length = length as usize;
-    let mut document = Vec::new();
-    while document.len() < length {
-        let want = PIECE_SIZE.min(length - document.len());
-        let buf = Buf::try_alloc(want).ok_or_else(|| S3Error::from(Code::SlowDown))?;
-        let (mut buf, end) = body.fill(buf, 0, want).await?;
-        buf.set_len(end);
-        document.extend_from_slice(&buf);
-        if end < want {
-            return Err(Code::IncompleteBody.into());
+    let mut bytes = Vec::new();
+    if length > 0 {
+        let piece = length.min(DOCUMENT_PIECE_SIZE);
+        let mut buf = Buf::try_alloc(piece).ok_or_else(slow_down)?;
+        while bytes.len() < length {
+            let want = piece.min(length - bytes.len());
+            let (mut back, end) = body.fill(buf, 0, want).await?;
+            back.set_len(end);
+            bytes.extend_from_slice(&back);
+            if end < want {
+                return Err(Code::IncompleteBody.into());
+            }
+            buf = back;
         }
     }
     body.finish().await?;
-    Ok(document)
+    Ok(Received { bytes, _room: room })
 }
 
 /// The bucket of the request, if it exists and the user may use it.
-async fn bucket<S: ObjectStore>(store: &S, request: Request<'_>) -> S3Result<BucketInfo> {
+///
+/// Who may not is told so whatever is in the bucket. That there is such a bucket is no secret, as on
+/// AWS: names are shared by all, and `CreateBucket` would tell.
+async fn bucket_of<S: ObjectStore>(store: &S, request: Request<'_>) -> S3Result<BucketInfo> {
     let expected = request.head.single("x-amz-expected-bucket-owner")?;
     bucket_called(store, request.user, &request.resource.bucket, expected).await
 }
@@ -242,124 +304,11 @@ async fn bucket_called<S: ObjectStore>(
         Err(StoreError::NoSuchBucket) => return Err(named(Code::NoSuchBucket.into())),
         Err(error) => return Err(error.into()),
     };
-    if !user.root && bucket.owner != user.id {
-        return Err(Code::AccessDenied.into());
-    }
-    if expected.is_some_and(|expected| expected != bucket.owner.as_bytes()) {
-        return Err(Code::AccessDenied.into());
+    let may = user.root || bucket.owner == user.id;
+    if !may || expected.is_some_and(|expected| expected != bucket.owner.as_bytes()) {
+        return Err(S3Error::from(Code::AccessDenied).in_region(&bucket.region));
     }
     Ok(bucket)
-}
-
-async fn list_buckets<S: ObjectStore>(
-    store: &S,
-    users: &Users,
-    request: Request<'_>,
-) -> S3Result<Answer<S::Reader>> {
-    const MAX_BUCKETS: usize = 10_000;
-    let query = request.query;
-    let prefix = text(query, "prefix")?;
-    let max = match text(query, "max-buckets")? {
-        None => usize::MAX,
-        Some(value) => parse_count(value)
-            .filter(|max| (1..=MAX_BUCKETS).contains(max))
-            .ok_or_else(|| {
-                S3Error::invalid_argument("max-buckets must be from 1 to 10000", "max-buckets")
-            })?,
-    };
-    let after = match text(query, "continuation-token")? {
-        None => Vec::new(),
-        Some(token) => parse_token(token).ok_or_else(|| {
-            S3Error::invalid_argument(
-                "The continuation token provided is incorrect",
-                "continuation-token",
-            )
-        })?,
-    };
-    let region = text(query, "bucket-region")?;
-    let mut buckets = store.buckets().await?;
-    buckets.retain(|bucket| {
-        (request.user.root || bucket.owner == request.user.id)
-            && bucket.name.starts_with(prefix.unwrap_or(""))
-            && region.is_none_or(|region| bucket.region == region)
-            && bucket.name.as_bytes() > &after[..]
-    });
-    let truncated = buckets.len() > max;
-    buckets.truncate(max);
-
-    let mut xml = Document::new("ListAllMyBucketsResult");
-    owner(&mut xml, &request.user.id, users);
-    xml.open("Buckets");
-    for bucket in &buckets {
-        xml.open("Bucket")
-            .leaf("Name", &bucket.name)
-            .leaf("CreationDate", &date::iso(bucket.created_ms))
-            .leaf("BucketRegion", &bucket.region)
-            .close("Bucket");
-    }
-    xml.close("Buckets").optional("Prefix", prefix);
-    if let Some(last) = buckets.last().filter(|_| truncated) {
-        xml.leaf("ContinuationToken", &write_token(last.name.as_bytes()));
-    }
-    Ok(Answer::xml(xml.finish("ListAllMyBucketsResult")))
-}
-
-async fn create_bucket<S: ObjectStore>(
-    store: &S,
-    users: &Users,
-    request: Request<'_>,
-    document: &[u8],
-) -> S3Result<Answer<S::Reader>> {
-    let Request {
-        head,
-        user,
-        resource,
-        ..
-    } = request;
-    let name = &resource.bucket;
-    if !is_bucket_name(name) {
-        return Err(S3Error::from(Code::InvalidBucketName).with("BucketName", name.clone()));
-    }
-    only(head, "x-amz-acl", &["private"])?;
-    only(head, "x-amz-object-ownership", &["BucketOwnerEnforced"])?;
-    only(
-        head,
-        "x-amz-bucket-object-lock-enabled",
-        &["false", "False"],
-    )?;
-    if !document.is_empty() {
-        let found = leaves(document, "CreateBucketConfiguration")
-            .map_err(|_| S3Error::from(Code::MalformedXML))?;
-        for (element, value) in found {
-            if element != "LocationConstraint" {
-                return Err(S3Error::not_implemented(format!(
-                    "{element:?} of a new bucket is not implemented."
-                )));
-            }
-            if !value.is_empty() && value != users.region() {
-                return Err(S3Error::new(
-                    Code::IllegalLocationConstraintException,
-                    format!(
-                        "The {value:?} location constraint is incompatible with this store's region."
-                    ),
-                ));
-            }
-        }
-    }
-    match store.create_bucket(name, &user.id, users.region()).await {
-        Ok(_) => {}
-        Err(StoreError::BucketAlreadyExists { owner }) if owner == user.id => {
-            if users.region() != FIRST_REGION {
-                return Err(
-                    S3Error::from(Code::BucketAlreadyOwnedByYou).with("BucketName", name.clone())
-                );
-            }
-        }
-        Err(error) => return Err(S3Error::from(error).with("BucketName", name.clone())),
-    }
-    let mut answer = Answer::empty(200);
-    answer.head.field("location", format!("/{name}"));
-    Ok(answer)
 }
 
 /// Refuses a header whose value asks for what is not there; `fine` asks for nothing.
@@ -388,6 +337,9 @@ pub fn error_answer<R>(
             .find(|(name, _)| *name == "ActualObjectSize")
     {
         head.field("content-range", format!("bytes */{size}"));
+    }
+    for (name, value) in &error.fields {
+        head.field(name, value);
     }
     if matches!(error.code, Code::SlowDown | Code::ServiceUnavailable) {
         head.field("retry-after", "1");

@@ -9,7 +9,7 @@
 use super::object::{
     DEFAULT_CHECKSUM, check_body, checksum_text, condition, object_headers, part_number, with_key,
 };
-use super::{Answer, DOCUMENT_SIZE_MAX, Request, Upload, bucket, whole_body};
+use super::{Answer, Request, Upload, bucket_of, whole_body};
 use crate::http::date;
 use crate::http::head::{Head, parse_length};
 use crate::http::target::{ENCODED_PATH, Query};
@@ -18,22 +18,17 @@ use crate::object::{
     CompletedPart, Completion, Etag, ObjectStore, PART_NUMBER_MAX, StoreError, UploadId,
     UploadInfo, UploadedPart,
 };
-use crate::rt::timeout;
 use crate::s3::error::{Code, S3Error, S3Result};
 use crate::s3::list::{owner, parse_count, text};
 use crate::s3::users::Users;
 use crate::s3::xml::{Document, Element, tree};
-use std::time::Duration;
 
 /// Largest document that completes an upload: 10,000 parts of 419 bytes, where the longest that an
 /// SDK writes (number, tag, a SHA-256) has 180.
-const COMPLETION_SIZE_MAX: u64 = 4 << 20;
+pub(super) const COMPLETION_SIZE_MAX: u64 = 4 << 20;
 
 /// Elements of it: each part with its number, its tag and one checksum, and the root.
 const COMPLETION_ELEMENTS_MAX: usize = 4 * PART_NUMBER_MAX as usize + 1;
-
-/// How long a large document waits until others have been read.
-const DOCUMENT_WAIT_MAX: Duration = Duration::from_secs(10);
 
 /// Most parts of one page of `ListParts`.
 const PAGE_PARTS_MAX: usize = 1000;
@@ -141,7 +136,7 @@ pub(super) async fn create<S: ObjectStore>(
 ) -> S3Result<Answer<S::Reader>> {
     let headers = object_headers(request.head, &request.user.id)?;
     let named = named_checksum(request.head)?;
-    let bucket = bucket(store, request).await?;
+    let bucket = bucket_of(store, request).await?;
     let checksum = named.unwrap_or((DEFAULT_CHECKSUM, Kind::FullObject));
     let key = &request.resource.key;
     let upload = store
@@ -180,7 +175,7 @@ pub(super) async fn upload_part<S: ObjectStore, B: Upload>(
 ) -> S3Result<Answer<S::Reader>> {
     check_body(request.head, body)?;
     let number = required_part_number(request.query)?;
-    let bucket = bucket(store, request).await?;
+    let bucket = bucket_of(store, request).await?;
     let id = upload_id(request.query)?;
     let key = &request.resource.key;
     let failed = |error| with_upload(error, id, request);
@@ -254,7 +249,7 @@ pub(super) async fn list_parts<S: ObjectStore>(
             ));
         }
     };
-    let bucket = bucket(store, request).await?;
+    let bucket = bucket_of(store, request).await?;
     let id = upload_id(query)?;
     let key = &request.resource.key;
     // No part has a number behind the largest.
@@ -322,7 +317,7 @@ pub(super) async fn abort<S: ObjectStore>(
     store: &S,
     request: Request<'_>,
 ) -> S3Result<Answer<S::Reader>> {
-    let bucket = bucket(store, request).await?;
+    let bucket = bucket_of(store, request).await?;
     let id = upload_id(request.query)?;
     store
         .abort_upload(&bucket, &request.resource.key, id)
@@ -502,26 +497,15 @@ pub(super) async fn complete<S: ObjectStore, B: Upload>(
     body: &mut B,
 ) -> S3Result<Answer<S::Reader>> {
     let claimed = claimed(request.head)?;
-    let bucket = bucket(store, request).await?;
+    let bucket = bucket_of(store, request).await?;
     let id = upload_id(request.query)?;
     let condition = condition(store, &bucket, request).await?;
     let key = &request.resource.key;
     let failed = |error| with_upload(error, id, request);
 
-    let length = body.length();
-    let parts = {
-        // Held until the document is gone. What is too large is refused without it.
-        let _room = if (DOCUMENT_SIZE_MAX..=COMPLETION_SIZE_MAX).contains(&length) {
-            let acquiring = request.limits.documents.acquire(length as usize);
-            match timeout(DOCUMENT_WAIT_MAX, acquiring).await {
-                Ok(room) => Some(room),
-                Err(_) => return Err(Code::SlowDown.into()),
-            }
-        } else {
-            None
-        };
-        named_parts(&whole_body(body, COMPLETION_SIZE_MAX).await?)?
-    };
+    let document = whole_body(request.limits, body, COMPLETION_SIZE_MAX).await?;
+    let parts = named_parts(&document.bytes)?;
+    drop(document);
     match claimed.parts {
         Some(count) if count != parts.len() => {
             return Err(S3Error::new(

@@ -1,6 +1,6 @@
 //! Objects: put, get, head, delete.
 
-use super::{Answer, Content, Request, Upload, bucket, only};
+use super::{Answer, Content, Request, Upload, bucket_of, only};
 use crate::http::date;
 use crate::http::head::{Framing, Head};
 use crate::http::response::ResponseHead;
@@ -69,7 +69,7 @@ pub(super) async fn put_object<S: ObjectStore, B: Upload>(
     let head = request.head;
     check_body(head, body)?;
     let headers = object_headers(head, &request.user.id)?;
-    let bucket = bucket(store, request).await?;
+    let bucket = bucket_of(store, request).await?;
     let condition = condition(store, &bucket, request).await?;
     let asked = body.algorithm().is_some();
     body.compute(DEFAULT_CHECKSUM);
@@ -380,7 +380,7 @@ pub(super) async fn get_object<S: ObjectStore>(
     store: &S,
     request: Request<'_>,
 ) -> S3Result<Answer<S::Reader>> {
-    let bucket = bucket(store, request).await?;
+    let bucket = bucket_of(store, request).await?;
     let mut reader = store
         .get(&bucket, &request.resource.key)
         .await
@@ -405,7 +405,7 @@ pub(super) async fn head_object<S: ObjectStore>(
     store: &S,
     request: Request<'_>,
 ) -> S3Result<Answer<S::Reader>> {
-    let bucket = bucket(store, request).await?;
+    let bucket = bucket_of(store, request).await?;
     let info = store
         .head(&bucket, &request.resource.key)
         .await
@@ -428,7 +428,7 @@ pub(super) async fn delete_object<S: ObjectStore>(
     store: &S,
     request: Request<'_>,
 ) -> S3Result<Answer<S::Reader>> {
-    let bucket = bucket(store, request).await?;
+    let bucket = bucket_of(store, request).await?;
     let condition = condition(store, &bucket, request).await?;
     store
         .delete(&bucket, &request.resource.key, condition)
