@@ -149,6 +149,12 @@ fn serve(arguments: &ArgMatches) -> Result<(), String> {
     let mut notes = settings.notes.clone();
     rt::probe().map_err(line)?;
     startup::raise_limits(&mut notes).map_err(line)?;
+    let tls = settings
+        .tls
+        .as_ref()
+        .map(|files| startup::tls(files, &mut notes));
+    let tls = tls.transpose().map_err(line)?;
+    startup::note_open_listener(settings.listen, tls.is_some(), &mut notes);
     let data = DataDir::open(&settings.data).map_err(line)?;
     let listen = startup::claim(settings.listen).map_err(line)?;
     let stored_before = data.contents() == Contents::Formatted;
@@ -176,7 +182,9 @@ fn serve(arguments: &ArgMatches) -> Result<(), String> {
     for note in &notes {
         tracing::warn!("{note}");
     }
-    let shutdown = signals::listen(settings.drain).map_err(line)?;
+    let reread = tls.as_ref().map(|tls| tls.again.clone());
+    let shutdown = signals::listen(settings.drain, reread).map_err(line)?;
+    let scheme = if tls.is_some() { "https" } else { "http" };
 
     let mut users = vec![User {
         name: config::ROOT_NAME.to_owned(),
@@ -194,6 +202,7 @@ fn serve(arguments: &ArgMatches) -> Result<(), String> {
         cpus,
         region: settings.region,
         domains: settings.domains,
+        tls,
         users,
         drain: settings.drain,
         shutdown,
@@ -202,7 +211,7 @@ fn serve(arguments: &ArgMatches) -> Result<(), String> {
         let mut stdout = std::io::stdout();
         let terminal = stdout.is_terminal();
         // Whoever started us may have closed its end; the server serves all the same.
-        let _ = stdout.write_all(ready_text(address, &report, &root, terminal).as_bytes());
+        let _ = stdout.write_all(ready_text(scheme, address, &report, &root, terminal).as_bytes());
         let _ = stdout.flush();
     })
     .map_err(line)?;
@@ -237,6 +246,7 @@ fn credential_notes(root: &RootCredentials, data: &Path, stored_before: bool) ->
 /// What is said when requests are answered. Scripts wait for the first line; secrets are in it, or
 /// after it, only on a terminal.
 fn ready_text(
+    scheme: &str,
     address: SocketAddr,
     report: &ReadyReport,
     root: &RootCredentials,
@@ -248,7 +258,7 @@ fn ready_text(
         report.missing.join(", ")
     };
     let mut text = format!(
-        "Ostrakon ready on http://{address}  cores {}  volumes {}  kernel features missing: \
+        "Ostrakon ready on {scheme}://{address}  cores {}  volumes {}  kernel features missing: \
          {missing}",
         report.cores, report.volumes
     );
@@ -275,7 +285,7 @@ fn ready_text(
         ));
     }
     text.push_str(&format!(
-        "  try: {credentials} aws --endpoint-url http://{} s3 mb s3://mybucket\n",
+        "  try: {credentials} aws --endpoint-url {scheme}://{} s3 mb s3://mybucket\n",
         reachable(address)
     ));
     text
@@ -349,7 +359,13 @@ mod tests {
     #[test]
     fn the_ready_line_is_the_one_scripts_wait_for() {
         let stored = root(Origin::Stored("/srv/my data/credentials".into()));
-        let text = ready_text("0.0.0.0:9000".parse().unwrap(), &report(), &stored, true);
+        let text = ready_text(
+            "http",
+            "0.0.0.0:9000".parse().unwrap(),
+            &report(),
+            &stored,
+            true,
+        );
         assert_eq!(
             text,
             "Ostrakon ready on http://0.0.0.0:9000  cores 2  volumes 4  kernel features missing: \
@@ -361,10 +377,10 @@ mod tests {
             missing: vec!["registered buffers".into(), "x".into()],
             ..report()
         };
-        let text = ready_text("[::]:1".parse().unwrap(), &missing, &stored, false);
-        assert!(text.contains("ready on http://[::]:1  "));
+        let text = ready_text("https", "[::]:1".parse().unwrap(), &missing, &stored, false);
+        assert!(text.contains("ready on https://[::]:1  "));
         assert!(text.contains("missing: registered buffers, x  "));
-        assert!(text.contains("--endpoint-url http://[::1]:1 "));
+        assert!(text.contains("--endpoint-url https://[::1]:1 "));
     }
 
     #[test]
@@ -372,7 +388,7 @@ mod tests {
         let address = "127.0.0.1:9000".parse().unwrap();
         let generated = root(Origin::Generated("/d/credentials".into()));
         let shown = |root: &RootCredentials, terminal| {
-            ready_text(address, &report(), root, terminal).contains("root-secret")
+            ready_text("http", address, &report(), root, terminal).contains("root-secret")
         };
         assert!(shown(&generated, true));
         assert!(!shown(&generated, false));
@@ -380,7 +396,8 @@ mod tests {
         let environment = root(Origin::Environment { differs: true });
         assert!(!shown(&environment, true));
         assert!(
-            ready_text(address, &report(), &environment, true).contains("$OSTRAKON_SECRET_KEY")
+            ready_text("http", address, &report(), &environment, true)
+                .contains("$OSTRAKON_SECRET_KEY")
         );
     }
 

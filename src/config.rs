@@ -22,6 +22,7 @@ use sha2::{Digest, Sha256};
 use toml::de::{DeTable, DeValue};
 
 use crate::credentials::{self, Secret};
+use crate::tls;
 
 /// One configurable thing under its three names.
 #[derive(Debug)]
@@ -98,7 +99,7 @@ pub const SETTINGS: &[Setting] = &[
         value_name: "PEM",
         many: false,
         default: None,
-        help: "Certificate chain for HTTPS; not supported by this release",
+        help: "Serve HTTPS: certificate chain, the server's first; read again when it changes",
     },
     Setting {
         flag: "tls-key",
@@ -106,7 +107,7 @@ pub const SETTINGS: &[Setting] = &[
         value_name: "PEM",
         many: false,
         default: None,
-        help: "Private key for HTTPS; not supported by this release",
+        help: "Private key of --tls-cert",
     },
     Setting {
         flag: "drain",
@@ -244,6 +245,8 @@ pub struct Settings {
     pub scheme: SchemeSetting,
     pub region: String,
     pub domains: Vec<String>,
+    /// None: plain HTTP.
+    pub tls: Option<tls::Files>,
     pub drain: Duration,
     pub log: tracing::Level,
     /// From the file; root is not among them.
@@ -641,14 +644,25 @@ fn decide(
             domains.push(domain);
         }
     }
-    for flag in ["tls-cert", "tls-key"] {
-        if let Some(given) = one(flag)? {
+    let tls = match (one("tls-cert")?, one("tls-key")?) {
+        (None, None) => None,
+        (Some(certificate), Some(key)) => Some(tls::Files {
+            certificate: file_name(&certificate)?,
+            key: file_name(&key)?,
+        }),
+        (Some(given), None) => {
             return refuse(
                 &given.place,
-                "this release does not serve HTTPS; unset it and put a TLS proxy in front",
+                "is set without --tls-key; set both or neither",
             );
         }
-    }
+        (None, Some(given)) => {
+            return refuse(
+                &given.place,
+                "is set without --tls-cert; set both or neither",
+            );
+        }
+    };
     let drain = required("drain")?;
     let drain = match drain.text.parse::<u64>() {
         Ok(seconds) if seconds <= DRAIN_SECONDS_MAX => Duration::from_secs(seconds),
@@ -674,6 +688,7 @@ fn decide(
         scheme,
         region: region.text,
         domains,
+        tls,
         drain,
         log,
         users,
@@ -694,6 +709,13 @@ fn parse_listen(given: &Given) -> Result<SocketAddr, ConfigError> {
         return Ok(SocketAddr::new(IpAddr::V4(Ipv4Addr::LOCALHOST), port));
     }
     given.refuse("is not ADDRESS:PORT, such as 127.0.0.1:9000, 0.0.0.0:9000 or [::]:9000")
+}
+
+fn file_name(given: &Given) -> Result<PathBuf, ConfigError> {
+    if given.text.is_empty() || given.text.contains('\0') {
+        return given.refuse("is not the name of a file");
+    }
+    Ok(PathBuf::from(&given.text))
 }
 
 fn parse_scheme(given: &Given) -> Result<SchemeSetting, ConfigError> {
@@ -852,7 +874,15 @@ mod tests {
             ("data = []", "--data: names no directory"),
             (
                 "tls_cert = \"x.pem\"",
-                "o.toml:1: tls_cert: this release does not serve HTTPS; unset it and put a TLS proxy in front",
+                "o.toml:1: tls_cert: is set without --tls-key; set both or neither",
+            ),
+            (
+                "tls_key = \"x.pem\"",
+                "o.toml:1: tls_key: is set without --tls-cert; set both or neither",
+            ),
+            (
+                "tls_key = \"\"\ntls_cert = \"x.pem\"",
+                "o.toml:1: tls_key: \"\" is not the name of a file",
             ),
             (
                 "user = 1",

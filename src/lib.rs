@@ -23,4 +23,5 @@ pub mod server;
 pub mod signals;
 pub mod simulation;
 pub mod startup;
+pub mod tls;
 pub mod volume;

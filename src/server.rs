@@ -6,7 +6,7 @@ use std::{
     rc::Rc,
     sync::{
         Arc, Mutex,
-        atomic::{AtomicUsize, Ordering},
+        atomic::{AtomicBool, AtomicUsize, Ordering},
         mpsc,
     },
     time::Duration,
@@ -21,6 +21,7 @@ use crate::{
     rt::{self, CoreId, Mailbox, TcpListener, net::Claim},
     s3::{self, server::Context, users::Users},
     signals::Shutdown,
+    tls,
     volume::Recovery,
 };
 
@@ -37,11 +38,24 @@ pub struct Config {
     pub region: String,
     /// Lower case, without a final dot.
     pub domains: Vec<String>,
+    /// None: plain HTTP.
+    pub tls: Option<Tls>,
     /// Who may sign requests. Root is the first.
     pub users: Vec<User>,
     /// How long requests under way may take once `shutdown` is requested.
     pub drain: Duration,
     pub shutdown: Shutdown,
+}
+
+/// How connections are encrypted.
+#[derive(Debug, Clone)]
+pub struct Tls {
+    /// Looked after while the server runs.
+    pub files: tls::Files,
+    /// Made from them.
+    pub current: Arc<tls::Current>,
+    /// Set by whoever wants the files to be read again at once.
+    pub again: Arc<AtomicBool>,
 }
 
 /// What the ready line says.
@@ -109,6 +123,7 @@ pub fn run(mut config: Config, ready: impl FnOnce(ReadyReport)) -> Result<(), St
         claim: Mutex::new(Some(config.listen)),
         region: config.region.clone(),
         domains: config.domains.clone(),
+        tls: config.tls.clone(),
         users: config.users.clone(),
         drain: config.drain,
         shutdown: config.shutdown.clone(),
@@ -183,6 +198,7 @@ struct Plan {
     claim: Mutex<Option<Claim>>,
     region: String,
     domains: Vec<String>,
+    tls: Option<Tls>,
     users: Vec<User>,
     drain: Duration,
     shutdown: Shutdown,
@@ -249,11 +265,15 @@ async fn run_core(plan: Arc<Plan>, core: CoreId, tell: mpsc::Sender<Report>) -> 
         user
     });
     let users = Users::new(plan.region.clone(), users);
-    let context = Rc::new(Context::new(
-        share.store.clone(),
-        users,
-        plan.domains.clone(),
-    ));
+    let mut context = Context::new(share.store.clone(), users, plan.domains.clone());
+    if let Some(tls) = &plan.tls {
+        context.tls = Some(tls::Acceptor::new(tls.current.clone()));
+        if core == CoreId(0) {
+            let (files, again) = (tls.files.clone(), tls.again.clone());
+            rt::spawn(tls.current.clone().look_after(files, again));
+        }
+    }
+    let context = Rc::new(context);
     {
         let (context, store, shutdown) =
             (context.clone(), share.store.clone(), plan.shutdown.clone());

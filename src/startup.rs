@@ -6,10 +6,13 @@
 
 use std::io;
 use std::net::SocketAddr;
+use std::os::unix::fs::MetadataExt;
+use std::sync::Arc;
 
 use rustix::process::{Resource, Rlimit};
 
 use crate::rt::net::Claim;
+use crate::{rt, server, tls};
 
 /// Ring, log files and index of a few volumes, standard streams, and a handful of connections.
 pub const OPEN_FILES_MIN: u64 = 256;
@@ -90,6 +93,36 @@ pub fn claim(address: SocketAddr) -> Result<Claim, StartupError> {
         }
         _ => StartupError::Address { address, error },
     })
+}
+
+/// Reads the TLS pair.
+pub fn tls(files: &tls::Files, notes: &mut Vec<String>) -> Result<server::Tls, tls::PairError> {
+    let pair = files.load()?;
+    let now = i64::try_from(rt::unix_ms() / 1000).unwrap_or(i64::MAX);
+    if let Some(warning) = pair.time_warning(now) {
+        notes.push(format!("{}: {warning}", files.certificate.display()));
+    }
+    let key = files.key.display();
+    if std::fs::metadata(&files.key).is_ok_and(|file| file.mode() & 0o007 != 0) {
+        notes.push(format!(
+            "{key} is a private key and open to all users of this machine; chmod 600 {key}"
+        ));
+    }
+    Ok(server::Tls {
+        files: files.clone(),
+        current: tls::Current::new(pair),
+        again: Arc::default(),
+    })
+}
+
+/// Secret keys never travel, but everything else does as it is.
+pub fn note_open_listener(listen: SocketAddr, tls: bool, notes: &mut Vec<String>) {
+    if !tls && !listen.ip().is_loopback() {
+        notes.push(format!(
+            "{listen} is reached from other machines without TLS: objects and listings travel in \
+             the clear; give --tls-cert and --tls-key, or put a TLS proxy in front"
+        ));
+    }
 }
 
 #[cfg(test)]

@@ -78,7 +78,7 @@ class Server:
                 code = self.process.wait()
                 raise NotReady(f"exit code {code} before it was ready\n{self.log_tail()}")
             text += piece
-        match = re.match(rb"Ostrakon ready on http://([^ ]+):(\d+)  ", text)
+        match = re.match(rb"Ostrakon ready on https?://([^ ]+):(\d+)  ", text)
         if not match:
             self.kill()
             raise NotReady(f"not a ready line: {text!r}")

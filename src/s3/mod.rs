@@ -33,6 +33,8 @@ pub mod server;
 pub mod sigv4;
 #[cfg(test)]
 mod tests;
+#[cfg(test)]
+mod tls_tests;
 pub mod users;
 pub mod wire;
 pub mod xml;

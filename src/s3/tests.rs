@@ -8,6 +8,7 @@ use crate::s3::memory::MemoryStore;
 use crate::s3::server::{Context, serve};
 use crate::s3::sigv4::tests::sign;
 use crate::s3::users::{User, Users};
+use crate::tls::Acceptor;
 use sha2::{Digest, Sha256};
 use std::net::SocketAddr;
 use std::rc::Rc;
@@ -15,19 +16,29 @@ use std::time::Duration;
 
 const SECRET: &str = "canary-secret-key";
 
-struct Server {
-    address: SocketAddr,
+pub(super) struct Server {
+    pub(super) address: SocketAddr,
     store: MemoryStore,
     context: Rc<Context<MemoryStore>>,
 }
 
 /// Runs `test` beside a server on one core.
-fn with_server<F: Future<Output = ()> + 'static>(test: impl FnOnce(Rc<Server>) -> F + 'static) {
+pub(super) fn with_server<F: Future<Output = ()> + 'static>(
+    test: impl FnOnce(Rc<Server>) -> F + 'static,
+) {
     with_arena(16 << 20, test);
 }
 
-fn with_arena<F: Future<Output = ()> + 'static>(
+pub(super) fn with_arena<F: Future<Output = ()> + 'static>(
     arena_bytes: usize,
+    test: impl FnOnce(Rc<Server>) -> F + 'static,
+) {
+    with_acceptor(arena_bytes, None, test);
+}
+
+pub(super) fn with_acceptor<F: Future<Output = ()> + 'static>(
+    arena_bytes: usize,
+    tls: Option<Acceptor>,
     test: impl FnOnce(Rc<Server>) -> F + 'static,
 ) {
     let config = Config {
@@ -45,11 +56,9 @@ fn with_arena<F: Future<Output = ()> + 'static>(
         let mut other = User::new("other", "OTHER", SECRET, "other-id");
         other.email = None;
         let users = Users::new("us-east-1", [User::root("ROOT", SECRET, "root-id"), other]);
-        let context = Rc::new(Context::new(
-            store.clone(),
-            users,
-            vec!["s3.test".to_owned()],
-        ));
+        let mut context = Context::new(store.clone(), users, vec!["s3.test".to_owned()]);
+        context.tls = tls;
+        let context = Rc::new(context);
         let listener = TcpListener::bind("127.0.0.1:0".parse().unwrap()).unwrap();
         let address = listener.local_address().unwrap();
         let server = spawn(serve(listener, Rc::clone(&context), Duration::from_secs(5)));
@@ -68,6 +77,12 @@ fn with_arena<F: Future<Output = ()> + 'static>(
             .expect("the drain hangs");
         assert_eq!(left, 0, "connections were left");
     });
+}
+
+impl Server {
+    pub(super) fn connections(&self) -> usize {
+        self.context.connections.get()
+    }
 }
 
 struct Client {
@@ -177,7 +192,7 @@ impl Client {
 }
 
 /// A signed request, unsent.
-struct Call {
+pub(super) struct Call {
     method: &'static str,
     target: String,
     fields: Vec<(String, String)>,
@@ -187,7 +202,7 @@ struct Call {
 }
 
 impl Call {
-    fn new(method: &'static str, target: &str) -> Self {
+    pub(super) fn new(method: &'static str, target: &str) -> Self {
         Self {
             method,
             target: target.to_owned(),
@@ -198,7 +213,7 @@ impl Call {
         }
     }
 
-    fn field(mut self, name: &str, value: impl ToString) -> Self {
+    pub(super) fn field(mut self, name: &str, value: impl ToString) -> Self {
         self.fields.push((name.to_owned(), value.to_string()));
         self
     }
@@ -214,7 +229,7 @@ impl Call {
     }
 
     /// The head, signed.
-    fn head(&self) -> Vec<u8> {
+    pub(super) fn head(&self) -> Vec<u8> {
         let mut text = format!(
             "{} {} HTTP/1.1\r\nHost: 127.0.0.1\r\n",
             self.method, self.target
@@ -227,7 +242,7 @@ impl Call {
         sign(&text, self.access_key, SECRET, "us-east-1").into_bytes()
     }
 
-    fn with_body(self, body: &[u8]) -> Vec<u8> {
+    pub(super) fn with_body(self, body: &[u8]) -> Vec<u8> {
         let mut bytes = self.field("Content-Length", body.len()).head();
         bytes.extend_from_slice(body);
         bytes
@@ -245,7 +260,7 @@ async fn call(client: &mut Client, call: Call, body: &[u8]) -> Reply {
     client.reply(is_head).await
 }
 
-fn pattern(len: usize) -> Vec<u8> {
+pub(super) fn pattern(len: usize) -> Vec<u8> {
     (0..len).map(|at| (at * 31 + at / 251) as u8).collect()
 }
 

@@ -6,10 +6,11 @@
 use crate::http::head::{HEAD_SIZE_MAX, Head, HeadError};
 use crate::http::response::CONTINUE;
 use crate::object::{Body, BodyError};
-use crate::rt::{Buf, Instant, TcpStream, now, timeout};
+use crate::rt::{Buf, Instant, now, timeout};
 use crate::s3::body::Decoder;
 use crate::s3::checksum::Checksum;
 use crate::s3::operations::Upload;
+use crate::tls::Stream;
 use std::io;
 use std::time::Duration;
 
@@ -48,7 +49,7 @@ pub enum NoHead {
 }
 
 pub struct Wire {
-    stream: TcpStream,
+    stream: Stream,
     /// Bytes received ahead are `ahead[start..]`.
     ahead: Option<Buf>,
     start: usize,
@@ -59,7 +60,7 @@ pub struct Wire {
 }
 
 impl Wire {
-    pub fn new(stream: TcpStream) -> Self {
+    pub fn new(stream: Stream) -> Self {
         Self {
             stream,
             ahead: None,
@@ -129,6 +130,7 @@ impl Wire {
 
     /// Before a wait that the client can make long: gives back a buffer that others wait for.
     pub fn settle(&mut self) {
+        self.stream.settle();
         if !self.own && !self.buffered().is_empty() {
             let buf = take_copy(self.buffered());
             (self.ahead, self.start, self.own) = (Some(buf), 0, true);
@@ -198,8 +200,14 @@ impl Wire {
         true
     }
 
-    pub fn shutdown_write(&self) {
-        self.stream.shutdown_write();
+    /// The first byte received ahead.
+    pub fn first_byte(&self) -> Option<u8> {
+        self.buffered().first().copied()
+    }
+
+    /// Tells the client in good order that nothing more will come.
+    pub async fn close_write(&mut self) {
+        self.stream.close_write().await;
     }
 }
 
@@ -235,6 +243,14 @@ fn patience(received: u64, waited: Duration) -> Duration {
     (BODY_WAIT_MAX + earned)
         .saturating_sub(waited)
         .min(BODY_PAUSE_MAX)
+}
+
+/// A TLS stream that ends without having been closed is as short as a plain one that ends.
+fn broken(error: &io::Error) -> BodyError {
+    match error.kind() {
+        io::ErrorKind::UnexpectedEof => BodyError::Incomplete,
+        _ => BodyError::Io,
+    }
 }
 
 /// What a body leaves behind.
@@ -307,7 +323,7 @@ impl<'w> RequestBody<'w> {
         match ready {
             Ok(Ok(true)) => Ok(()),
             Ok(Ok(false)) => Err(BodyError::Incomplete),
-            Ok(Err(_)) => Err(BodyError::Io),
+            Ok(Err(error)) => Err(broken(&error)),
             Err(_) => Err(BodyError::Timeout),
         }
     }
@@ -340,12 +356,13 @@ impl<'w> RequestBody<'w> {
             let count = if want >= DIRECT_SIZE_MIN && self.wire.buffered().is_empty() {
                 self.go().await?;
                 let since = now();
+                let patience = self.patience();
                 let receiving = self.wire.stream.recv_upto(buf, end, end + want);
-                let Ok((result, back)) = timeout(self.patience(), receiving).await else {
+                let Ok((result, back)) = timeout(patience, receiving).await else {
                     return Err(BodyError::Timeout);
                 };
                 buf = back;
-                let count = result.map_err(|_| BodyError::Io)?;
+                let count = result.map_err(|error| broken(&error))?;
                 self.account(since, count);
                 if count == 0 {
                     return Err(BodyError::Incomplete);
