@@ -25,6 +25,7 @@ use crate::config::{
 };
 use crate::credentials::{self, Origin, RootCredentials};
 use crate::datadir::{Contents, DataDir};
+use crate::rt::net::Claim;
 use crate::server::{self, ReadyReport};
 use crate::{inspect, rt, signals, startup};
 
@@ -157,6 +158,7 @@ fn serve(arguments: &ArgMatches) -> Result<(), String> {
     startup::note_open_listener(settings.listen, tls.is_some(), &mut notes);
     let data = DataDir::open(&settings.data).map_err(line)?;
     let listen = startup::claim(settings.listen).map_err(line)?;
+    let admin = startup::claim_admin(settings.admin, &mut notes).map_err(line)?;
     let stored_before = data.contents() == Contents::Formatted;
     let root = credentials::load(data.path(), settings.root.as_ref()).map_err(line)?;
     if let Some(twin) = settings
@@ -195,9 +197,11 @@ fn serve(arguments: &ArgMatches) -> Result<(), String> {
     }];
     users.extend(settings.users);
     let address = listen.address();
+    let admin_address = admin.as_ref().map(Claim::address);
     let config = server::Config {
         data,
         listen,
+        admin,
         cores,
         cpus,
         region: settings.region,
@@ -211,7 +215,9 @@ fn serve(arguments: &ArgMatches) -> Result<(), String> {
         let mut stdout = std::io::stdout();
         let terminal = stdout.is_terminal();
         // Whoever started us may have closed its end; the server serves all the same.
-        let _ = stdout.write_all(ready_text(scheme, address, &report, &root, terminal).as_bytes());
+        let _ = stdout.write_all(
+            ready_text(scheme, address, admin_address, &report, &root, terminal).as_bytes(),
+        );
         let _ = stdout.flush();
     })
     .map_err(line)?;
@@ -248,6 +254,7 @@ fn credential_notes(root: &RootCredentials, data: &Path, stored_before: bool) ->
 fn ready_text(
     scheme: &str,
     address: SocketAddr,
+    admin: Option<SocketAddr>,
     report: &ReadyReport,
     root: &RootCredentials,
     terminal: bool,
@@ -283,6 +290,9 @@ fn ready_text(
             root.access_key,
             root.secret_key.expose()
         ));
+    }
+    if let Some(admin) = admin {
+        text.push_str(&format!("  metrics: http://{}/metrics\n", reachable(admin)));
     }
     text.push_str(&format!(
         "  try: {credentials} aws --endpoint-url {scheme}://{} s3 mb s3://mybucket\n",
@@ -362,6 +372,7 @@ mod tests {
         let text = ready_text(
             "http",
             "0.0.0.0:9000".parse().unwrap(),
+            Some("127.0.0.1:9001".parse().unwrap()),
             &report(),
             &stored,
             true,
@@ -370,6 +381,7 @@ mod tests {
             text,
             "Ostrakon ready on http://0.0.0.0:9000  cores 2  volumes 4  kernel features missing: \
              none  credentials: /srv/my data/credentials\n  \
+             metrics: http://127.0.0.1:9001/metrics\n  \
              try: AWS_SHARED_CREDENTIALS_FILE='/srv/my data/credentials' aws --endpoint-url \
              http://127.0.0.1:9000 s3 mb s3://mybucket\n"
         );
@@ -377,7 +389,14 @@ mod tests {
             missing: vec!["registered buffers".into(), "x".into()],
             ..report()
         };
-        let text = ready_text("https", "[::]:1".parse().unwrap(), &missing, &stored, false);
+        let text = ready_text(
+            "https",
+            "[::]:1".parse().unwrap(),
+            None,
+            &missing,
+            &stored,
+            false,
+        );
         assert!(text.contains("ready on https://[::]:1  "));
         assert!(text.contains("missing: registered buffers, x  "));
         assert!(text.contains("--endpoint-url https://[::1]:1 "));
@@ -388,7 +407,7 @@ mod tests {
         let address = "127.0.0.1:9000".parse().unwrap();
         let generated = root(Origin::Generated("/d/credentials".into()));
         let shown = |root: &RootCredentials, terminal| {
-            ready_text("http", address, &report(), root, terminal).contains("root-secret")
+            ready_text("http", address, None, &report(), root, terminal).contains("root-secret")
         };
         assert!(shown(&generated, true));
         assert!(!shown(&generated, false));
@@ -396,7 +415,7 @@ mod tests {
         let environment = root(Origin::Environment { differs: true });
         assert!(!shown(&environment, true));
         assert!(
-            ready_text("http", address, &report(), &environment, true)
+            ready_text("http", address, None, &report(), &environment, true)
                 .contains("$OSTRAKON_SECRET_KEY")
         );
     }

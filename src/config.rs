@@ -62,6 +62,14 @@ pub const SETTINGS: &[Setting] = &[
         help: "Address and port for S3 requests; port 0 takes a free one",
     },
     Setting {
+        flag: "admin-listen",
+        env: "OSTRAKON_ADMIN_LISTEN",
+        value_name: "ADDR:PORT",
+        many: false,
+        default: Some("127.0.0.1:9001"),
+        help: "Address and port for metrics and health, or off",
+    },
+    Setting {
         flag: "cores",
         env: "OSTRAKON_CORES",
         value_name: "N",
@@ -211,6 +219,15 @@ impl Given {
 /// Settings of one source, by flag.
 type Layer = BTreeMap<&'static str, Vec<Given>>;
 
+/// Where metrics and health are served.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct AdminListen {
+    pub address: SocketAddr,
+    /// Nobody asked for this address: the server starts without it if it is taken, because two
+    /// servers on one machine both have this default.
+    pub by_default: bool,
+}
+
 /// (k, m) as typed.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct SchemeSetting {
@@ -240,6 +257,8 @@ pub fn canonical_id(name: &str) -> String {
 pub struct Settings {
     pub data: PathBuf,
     pub listen: SocketAddr,
+    /// None: switched off.
+    pub admin: Option<AdminListen>,
     /// None: as many as the process may use.
     pub cores: Option<usize>,
     pub scheme: SchemeSetting,
@@ -605,6 +624,29 @@ fn decide(
         }
     };
     let listen = parse_listen(&required("listen")?)?;
+    let admin = required("admin-listen")?;
+    let admin = match admin.text.as_str() {
+        "off" => None,
+        _ => Some(AdminListen {
+            address: parse_listen(&admin)?,
+            by_default: matches!(admin.place, Place::Default(_)),
+        }),
+    };
+    if let Some(admin) = admin
+        && admin.address == listen
+        && listen.port() != 0
+    {
+        return refuse(
+            if admin.by_default {
+                "--listen"
+            } else {
+                "--admin-listen"
+            },
+            format!(
+                "{listen} cannot serve S3 and metrics both; choose another --admin-listen, or off"
+            ),
+        );
+    }
     let cores = match one("cores")? {
         None => None,
         Some(given) => match given.text.parse::<usize>() {
@@ -684,6 +726,7 @@ fn decide(
     Ok(Settings {
         data,
         listen,
+        admin,
         cores,
         scheme,
         region: region.text,
@@ -794,6 +837,9 @@ mod tests {
         let settings = Settings::load(&sources(&[], &[])).unwrap();
         assert_eq!(settings.data, PathBuf::from("./data"));
         assert_eq!(settings.listen.to_string(), "127.0.0.1:9000");
+        let admin = settings.admin.unwrap();
+        assert_eq!(admin.address.to_string(), "127.0.0.1:9001");
+        assert!(admin.by_default);
         assert_eq!(settings.cores, None);
         assert_eq!(settings.region, "us-east-1");
         assert_eq!(settings.drain, Duration::from_secs(30));
@@ -1038,6 +1084,25 @@ mod tests {
         for wrong in ["9000", ":9000", "host:9000", "127.0.0.1", "127.0.0.1:99999"] {
             assert!(listen(wrong).is_err(), "{wrong}");
         }
+    }
+
+    #[test]
+    fn the_admin_listener_can_be_moved_and_switched_off() {
+        let admin = |flags: &[(&'static str, &str)]| {
+            let settings = Settings::load(&sources(flags, &[]));
+            settings.map(|s| s.admin).map_err(|e| e.to_string())
+        };
+        assert_eq!(admin(&[("admin-listen", "off")]), Ok(None));
+        let moved = admin(&[("admin-listen", "0.0.0.0:9100")]).unwrap().unwrap();
+        assert_eq!((moved.address.port(), moved.by_default), (9100, false));
+        assert!(
+            admin(&[("admin-listen", "on")])
+                .unwrap_err()
+                .contains("is not ADDRESS:PORT")
+        );
+        let same = admin(&[("listen", "127.0.0.1:9001")]).unwrap_err();
+        assert!(same.starts_with("--listen: 127.0.0.1:9001 cannot serve S3 and metrics both"));
+        assert!(admin(&[("listen", "[::]:0"), ("admin-listen", "[::]:0")]).is_ok());
     }
 
     #[test]

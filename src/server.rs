@@ -13,11 +13,17 @@ use std::{
 };
 
 use crate::{
+    admin::{self, Admin},
     config::User,
     datadir::{Contents, DataDir},
     limits::LINK_RING_CAPACITY,
     link::Frame,
+    metrics::{
+        counters::{self, CoreCounters, Own},
+        exposition::Sources,
+    },
     node::{self, Layout},
+    object::{ObjectStore, Store},
     rt::{self, CoreId, Mailbox, TcpListener, net::Claim},
     s3::{self, server::Context, users::Users},
     signals::Shutdown,
@@ -31,6 +37,8 @@ pub struct Config {
     pub data: DataDir,
     /// Core 0 listens on it, the others bind its address.
     pub listen: Claim,
+    /// For metrics and health; core 0 serves it.
+    pub admin: Option<Claim>,
     /// Threads to run; also the number of volumes if this start formats.
     pub cores: usize,
     /// CPUs to pin them to, in order; fewer than `cores` when told to run more than there are.
@@ -79,6 +87,7 @@ pub enum StartError {
 pub fn run(mut config: Config, ready: impl FnOnce(ReadyReport)) -> Result<(), StartError> {
     let refused = |e: &dyn std::fmt::Display| StartError::Refused(e.to_string());
     let no_core = |e: std::io::Error| StartError::Refused(core_refusal(&e));
+    let started_ms = rt::unix_ms();
     let settings = node::Settings::default();
     let reactor = rt::Config {
         helpers: HELPERS,
@@ -121,6 +130,9 @@ pub fn run(mut config: Config, ready: impl FnOnce(ReadyReport)) -> Result<(), St
         ),
         address: config.listen.address(),
         claim: Mutex::new(Some(config.listen)),
+        admin: Mutex::new(config.admin),
+        counters: counters::blocks(cores),
+        started_ms,
         region: config.region.clone(),
         domains: config.domains.clone(),
         tls: config.tls.clone(),
@@ -194,8 +206,11 @@ struct Plan {
     /// Each core takes its own.
     mailboxes: Mutex<Vec<Option<Mailbox<Frame>>>>,
     address: SocketAddr,
-    /// For core 0.
+    /// For core 0, both.
     claim: Mutex<Option<Claim>>,
+    admin: Mutex<Option<Claim>>,
+    counters: Arc<[CoreCounters]>,
+    started_ms: u64,
     region: String,
     domains: Vec<String>,
     tls: Option<Tls>,
@@ -273,7 +288,11 @@ async fn run_core(plan: Arc<Plan>, core: CoreId, tell: mpsc::Sender<Report>) -> 
             rt::spawn(tls.current.clone().look_after(files, again));
         }
     }
+    context.counters = Own::new(plan.counters.clone(), usize::from(core.0));
     let context = Rc::new(context);
+    if core == CoreId(0) {
+        start_admin(&plan, &context);
+    }
     {
         let (context, store, shutdown) =
             (context.clone(), share.store.clone(), plan.shutdown.clone());
@@ -296,6 +315,33 @@ async fn run_core(plan: Arc<Plan>, core: CoreId, tell: mpsc::Sender<Report>) -> 
     }
     plan.served.requested().await;
     node::stop(&share).await.map_err(|e| e.to_string())
+}
+
+/// Serves metrics and health, if there is an address for them, until the core ends: also while it
+/// drains.
+fn start_admin(plan: &Plan, context: &Rc<Context<Store>>) {
+    let claim = plan
+        .admin
+        .lock()
+        .unwrap_or_else(std::sync::PoisonError::into_inner)
+        .take();
+    let Some(claim) = claim else {
+        return;
+    };
+    let ready = {
+        let context = context.clone();
+        move || context.store.ready() && !context.drain.is_requested()
+    };
+    let admin = Admin {
+        sources: Sources {
+            cores: plan.counters.clone(),
+            tls: plan.tls.as_ref().map(|tls| tls.current.clone()),
+            started_ms: plan.started_ms,
+        },
+        link: context.store.link().clone(),
+        ready: Box::new(ready),
+    };
+    rt::spawn(admin::serve(TcpListener::from_claim(claim), Rc::new(admin)));
 }
 
 fn report_recovery(volume: u16, recovery: &Recovery) {

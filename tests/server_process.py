@@ -58,7 +58,8 @@ class Server:
                 stdin=subprocess.DEVNULL,
                 stdout=subprocess.PIPE,
                 stderr=log,
-                env=inherited | self.environment,
+                # Its default is one for all servers of the machine.
+                env=inherited | {"OSTRAKON_ADMIN_LISTEN": "off"} | self.environment,
             )
 
     def wait_ready(self, seconds=START_SECONDS_MAX):

@@ -70,6 +70,8 @@ fn serve_in(words: &[&str], data: &Path) -> Command {
             command.env_remove(name);
         }
     }
+    // Its default is one for all servers of the machine; tests that want it ask for one.
+    command.env("OSTRAKON_ADMIN_LISTEN", "off");
     command
         .stdin(Stdio::null())
         .stdout(Stdio::piped())
@@ -716,6 +718,193 @@ fn the_wrong_protocol_is_answered_and_does_no_harm() {
         health(&mut TcpStream::connect(server.address).unwrap()),
         200
     );
+    server.stop();
+}
+
+// ---- the admin listener --------------------------------------------------------------------------------
+
+/// Where the metrics are, as the start has said.
+fn admin_address(server: &Server) -> SocketAddr {
+    let text = server.out.text();
+    let line = text
+        .lines()
+        .find_map(|l| l.strip_prefix("  metrics: http://"));
+    let address = line.and_then(|l| l.strip_suffix("/metrics"));
+    address
+        .unwrap_or_else(|| panic!("no metrics: {text}"))
+        .parse()
+        .unwrap()
+}
+
+/// Status and body of a GET by plain HTTP.
+fn fetch(address: SocketAddr, path: &str) -> (u16, String) {
+    let mut stream = TcpStream::connect(address).unwrap();
+    stream.set_read_timeout(Some(QUICK)).unwrap();
+    write!(
+        stream,
+        "GET {path} HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n"
+    )
+    .unwrap();
+    let mut answer = String::new();
+    stream.read_to_string(&mut answer).unwrap();
+    let (head, body) = answer.split_once("\r\n\r\n").unwrap();
+    (parse_status(head.as_bytes()), body.to_owned())
+}
+
+/// The samples of a page: name with labels, and value. The page must be in the text format.
+fn samples(page: &str) -> std::collections::BTreeMap<String, f64> {
+    let (mut types, mut found) = (Vec::new(), std::collections::BTreeMap::new());
+    for line in page.lines() {
+        if let Some(rest) = line.strip_prefix("# TYPE ") {
+            let (name, kind) = rest.split_once(' ').unwrap();
+            assert!(["counter", "gauge", "histogram"].contains(&kind), "{line}");
+            assert!(!types.contains(&name), "{name} comes twice");
+            types.push(name);
+        } else if !line.starts_with("# HELP ") {
+            let (sample, value) = line.rsplit_once(' ').unwrap();
+            let name = sample.split('{').next().unwrap();
+            let family = types.last().unwrap();
+            let suffix = name
+                .strip_prefix(family)
+                .unwrap_or_else(|| panic!("{line}"));
+            assert!(
+                ["", "_bucket", "_sum", "_count"].contains(&suffix),
+                "{line}"
+            );
+            let before = found.insert(sample.to_owned(), value.parse().unwrap());
+            assert!(before.is_none(), "{line}");
+        }
+    }
+    found
+}
+
+#[test]
+fn metrics_tell_what_was_done_and_nothing_that_is_not_documented() {
+    let dir = scratch();
+    let data = dir.path().join("data");
+    let mut command = serve(&data);
+    command.args(["--admin-listen", "127.0.0.1:0", "--cores", "2"]);
+    let server = Server::start(&mut command);
+    let admin = admin_address(&server);
+    assert_eq!(fetch(admin, "/minio/health/live").0, 200);
+    assert_eq!(fetch(admin, "/minio/health/ready").0, 200);
+    assert_eq!(fetch(admin, "/bucket").0, 404);
+
+    let client = Client::stored(&server, &data);
+    assert_eq!(client.put("/metrics-bucket", b""), 200);
+    let object = vec![7; 300_000];
+    for key in 0..5 {
+        assert_eq!(client.put(&format!("/metrics-bucket/{key}"), &object), 200);
+    }
+    assert_eq!(client.get("/metrics-bucket/1"), (200, object));
+    assert_eq!(
+        Client::new(&server, "NOBODY", "no-secret").put("/other", b""),
+        403
+    );
+    assert_eq!(
+        health(&mut TcpStream::connect(server.address).unwrap()),
+        200
+    );
+    let mut idle = TcpStream::connect(server.address).unwrap();
+    assert_eq!(health(&mut idle), 200);
+
+    let (status, page) = fetch(admin, "/metrics");
+    assert_eq!(status, 200);
+    let found = samples(&page);
+    let value = |name: &str| {
+        *found
+            .get(name)
+            .unwrap_or_else(|| panic!("no {name} in {page}"))
+    };
+    let operation = |name: &str, status: &str| {
+        let labels = format!("{{operation=\"{name}\",status=\"{status}\"}}");
+        value(&format!("ostrakon_requests_total{labels}"))
+    };
+    assert_eq!(operation("PutObject", "2xx"), 5.0);
+    assert_eq!(operation("CreateBucket", "2xx"), 1.0);
+    assert_eq!(operation("GetObject", "2xx"), 1.0);
+    assert_eq!(operation("None", "4xx"), 1.0);
+    assert_eq!(operation("Health", "2xx"), 2.0);
+    let seconds = "ostrakon_request_duration_seconds";
+    assert_eq!(
+        value(&format!("{seconds}_count{{operation=\"PutObject\"}}")),
+        5.0
+    );
+    assert_eq!(
+        value(&format!(
+            "{seconds}_bucket{{operation=\"PutObject\",le=\"+Inf\"}}"
+        )),
+        5.0
+    );
+    assert!(value(&format!("{seconds}_sum{{operation=\"PutObject\"}}")) > 0.0);
+    let failures = "ostrakon_authentication_failures_total{code=\"InvalidAccessKeyId\"}";
+    assert_eq!(value(failures), 1.0);
+    assert_eq!(value("ostrakon_put_bytes_total"), 1_500_000.0);
+    assert_eq!(value("ostrakon_get_bytes_total"), 300_000.0);
+    assert!(value("ostrakon_received_bytes_total") > 1_500_000.0);
+    assert!(value("ostrakon_sent_bytes_total") > 300_000.0);
+    assert!(value("ostrakon_connections_accepted_total") >= 8.0);
+    assert!(value("ostrakon_connections") >= 1.0);
+    assert_eq!(value("ostrakon_cores"), 2.0);
+    for volume in 0..2 {
+        let of = |name: &str| value(&format!("ostrakon_volume_{name}{{volume=\"{volume}\"}}"));
+        assert_eq!((of("up"), of("writable"), of("suspect")), (1.0, 1.0, 0.0));
+        assert!(of("files") > of("files_free") && of("files_free") > 0.0);
+    }
+    assert!(value("ostrakon_buffer_used_bytes{core=\"1\"}") > 0.0);
+
+    let documented = ostrakon::metrics::METRICS;
+    for line in page.lines().filter_map(|line| line.strip_prefix("# TYPE ")) {
+        let known =
+            |m: &&ostrakon::metrics::Metric| line == format!("{} {}", m.name, m.kind.name());
+        assert!(documented.iter().find(known).is_some(), "{line}");
+    }
+    for metric in documented {
+        let told = page.contains(&format!("# TYPE {} ", metric.name));
+        assert_eq!(
+            told,
+            metric.name != "ostrakon_tls_certificate_end_seconds",
+            "{}",
+            metric.name
+        );
+    }
+    server.stop();
+
+    let files = TlsFiles::write(dir.path(), &issue(2050));
+    let server = Server::start(files.serve(&data).args(["--admin-listen", "127.0.0.1:0"]));
+    assert_eq!(
+        health(&mut TcpStream::connect(server.address).unwrap()),
+        400
+    );
+    let found = samples(&fetch(admin_address(&server), "/metrics").1);
+    assert_eq!(
+        found["ostrakon_tls_certificate_end_seconds"],
+        2_556_057_600.0
+    );
+    assert_eq!(found["ostrakon_tls_handshakes_failed_total"], 1.0);
+    server.stop();
+}
+
+#[test]
+fn the_admin_listener_is_worth_a_refusal_only_to_those_who_asked_for_it() {
+    let dir = scratch();
+    let data = dir.path().join("data");
+    // Somebody has it, be it this test.
+    let _taken = TcpListener::bind("127.0.0.1:9001");
+    let server = Server::start(serve(&data).env_remove("OSTRAKON_ADMIN_LISTEN"));
+    let log = server.err.clone();
+    assert!(log.wait_for("metrics are not served: 127.0.0.1:9001 is in use", QUICK));
+    assert!(!server.out.text().contains("metrics:"));
+    server.stop();
+    let line = refused(serve(&data).args(["--admin-listen", "127.0.0.1:9001"]));
+    assert_says(
+        &line,
+        &["127.0.0.1:9001 is in use", "another --admin-listen"],
+    );
+
+    let mut open = serve(&data);
+    let server = Server::start(open.args(["--admin-listen", "0.0.0.0:0"]));
+    assert!(server.err.wait_for("for everybody who reaches it", QUICK));
     server.stop();
 }
 

@@ -80,8 +80,8 @@ pub(super) fn with_acceptor<F: Future<Output = ()> + 'static>(
 }
 
 impl Server {
-    pub(super) fn connections(&self) -> usize {
-        self.context.connections.get()
+    pub(super) fn connections(&self) -> u64 {
+        self.context.counters.connections.get()
     }
 }
 

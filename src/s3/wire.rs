@@ -5,6 +5,7 @@
 
 use crate::http::head::{HEAD_SIZE_MAX, Head, HeadError};
 use crate::http::response::CONTINUE;
+use crate::metrics::counters::Own;
 use crate::object::{Body, BodyError};
 use crate::rt::{Buf, Instant, now, timeout};
 use crate::s3::body::Decoder;
@@ -57,16 +58,18 @@ pub struct Wire {
     /// of the core are served from.
     own: bool,
     own_size: usize,
+    counters: Own,
 }
 
 impl Wire {
-    pub fn new(stream: Stream) -> Self {
+    pub fn new(stream: Stream, counters: Own) -> Self {
         Self {
             stream,
             ahead: None,
             start: 0,
             own: false,
             own_size: 0,
+            counters,
         }
     }
 
@@ -89,6 +92,7 @@ impl Wire {
             if buf.is_empty() {
                 return Ok(false);
             }
+            self.counters.received_bytes.add(buf.len() as u64);
             self.ahead = Some(buf);
             (self.start, self.own, self.own_size) = (0, false, 0);
         }
@@ -123,6 +127,7 @@ impl Wire {
         let (result, back) = self.stream.recv(buf, len).await;
         buf = back;
         let count = result?;
+        self.counters.received_bytes.add(count as u64);
         buf.set_len(len + count);
         self.ahead = Some(buf);
         Ok(count > 0)
@@ -161,10 +166,22 @@ impl Wire {
 
     /// Sends the pieces in order.
     pub async fn send(&mut self, pieces: Vec<Buf>) -> io::Result<()> {
+        let length: usize = pieces.iter().map(|piece| piece.len()).sum();
+        self.counters.sent_bytes.add(length as u64);
         match timeout(SEND_TIME_MAX, self.stream.send_all_vectored(pieces)).await {
             Ok(result) => result,
             Err(_) => Err(io::ErrorKind::TimedOut.into()),
         }
+    }
+
+    /// Sends a piece of an object behind `before`.
+    pub async fn send_object(&mut self, before: Vec<Buf>, piece: Buf) -> io::Result<()> {
+        let length = piece.len() as u64;
+        let mut pieces = before;
+        pieces.push(piece);
+        self.send(pieces).await?;
+        self.counters.get_bytes.add(length);
+        Ok(())
     }
 
     /// Sends `bytes`: one copy into buffers of the pool.
@@ -364,6 +381,7 @@ impl<'w> RequestBody<'w> {
                 buf = back;
                 let count = result.map_err(|error| broken(&error))?;
                 self.account(since, count);
+                self.wire.counters.received_bytes.add(count as u64);
                 if count == 0 {
                     return Err(BodyError::Incomplete);
                 }
