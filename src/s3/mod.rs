@@ -34,6 +34,8 @@ pub mod server;
 pub mod sigv4;
 #[cfg(test)]
 mod tests;
+#[cfg(test)]
+mod tls_tests;
 pub mod users;
 pub mod wire;
 pub mod xml;
