@@ -86,6 +86,8 @@ pub struct S3Error {
     pub message: Cow<'static, str>,
     /// Further elements of the error document, such as `Region`.
     pub details: Vec<(&'static str, String)>,
+    /// Why the server could not, for its log. Not told to the client.
+    pub cause: Option<String>,
     /// The connection cannot go on: the border of the next request is not known.
     pub close: bool,
 }
@@ -98,6 +100,7 @@ impl S3Error {
             code,
             message: message.into(),
             details: Vec::new(),
+            cause: None,
             close: false,
         }
     }
@@ -200,10 +203,14 @@ impl From<StoreError> for S3Error {
             StoreError::Full => Code::InsufficientStorage.into(),
             StoreError::TooLarge => Code::EntityTooLarge.into(),
             StoreError::PreconditionFailed => Code::PreconditionFailed.into(),
-            StoreError::Unavailable { .. } | StoreError::ReadOnly { .. } => {
-                Code::ServiceUnavailable.into()
-            }
-            StoreError::Unreadable { .. } => Code::InternalError.into(),
+            StoreError::Unavailable { .. } | StoreError::ReadOnly { .. } => Self {
+                cause: Some(error.to_string()),
+                ..Code::ServiceUnavailable.into()
+            },
+            StoreError::Unreadable { .. } => Self {
+                cause: Some(error.to_string()),
+                ..Code::InternalError.into()
+            },
             StoreError::Body(error) => error.into(),
         }
     }
