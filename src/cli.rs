@@ -142,7 +142,7 @@ fn serve(arguments: &ArgMatches) -> Result<(), String> {
         environment: std::env::vars_os().collect::<BTreeMap<OsString, OsString>>(),
     })
     .map_err(line)?;
-    start_log(settings.log);
+    start_log(settings.log, settings.log_json);
     // Objects are nobody else's business, whatever the umask of the shell says.
     rustix::process::umask(rustix::fs::Mode::RWXG | rustix::fs::Mode::RWXO);
 
@@ -206,6 +206,7 @@ fn serve(arguments: &ArgMatches) -> Result<(), String> {
         cpus,
         region: settings.region,
         domains: settings.domains,
+        access_log: settings.access_log,
         tls,
         users,
         drain: settings.drain,
@@ -225,13 +226,20 @@ fn serve(arguments: &ArgMatches) -> Result<(), String> {
     Ok(())
 }
 
-fn start_log(level: tracing::Level) {
-    tracing_subscriber::fmt()
+fn start_log(level: tracing::Level, json: bool) {
+    let log = tracing_subscriber::fmt()
         .with_max_level(level)
         .with_writer(std::io::stderr)
-        .with_ansi(std::io::stderr().is_terminal())
-        .with_target(false)
-        .init();
+        .with_target(false);
+    if json {
+        log.json()
+            .flatten_event(true)
+            .with_current_span(false)
+            .with_span_list(false)
+            .init();
+    } else {
+        log.with_ansi(std::io::stderr().is_terminal()).init();
+    }
 }
 
 fn credential_notes(root: &RootCredentials, data: &Path, stored_before: bool) -> Option<String> {

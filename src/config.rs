@@ -133,6 +133,22 @@ pub const SETTINGS: &[Setting] = &[
         default: Some("info"),
         help: "What to log on standard error: error, warn, info, debug or trace",
     },
+    Setting {
+        flag: "log-format",
+        env: "OSTRAKON_LOG_FORMAT",
+        value_name: "FORMAT",
+        many: false,
+        default: Some("text"),
+        help: "text, or json: one object a line",
+    },
+    Setting {
+        flag: "access-log",
+        env: "OSTRAKON_ACCESS_LOG",
+        value_name: "ON",
+        many: false,
+        default: Some("off"),
+        help: "on: log every request at level info; off: at level debug",
+    },
 ];
 
 /// The file itself is named by flag or environment only.
@@ -268,6 +284,9 @@ pub struct Settings {
     pub tls: Option<tls::Files>,
     pub drain: Duration,
     pub log: tracing::Level,
+    pub log_json: bool,
+    /// Requests are logged at level info.
+    pub access_log: bool,
     /// From the file; root is not among them.
     pub users: Vec<User>,
     /// Root credentials of the environment.
@@ -723,6 +742,18 @@ fn decide(
         "trace" => tracing::Level::TRACE,
         _ => return log.refuse("is not one of error, warn, info, debug, trace"),
     };
+    let log_format = required("log-format")?;
+    let log_json = match log_format.text.as_str() {
+        "text" => false,
+        "json" => true,
+        _ => return log_format.refuse("is not one of text, json"),
+    };
+    let access_log = required("access-log")?;
+    let access_log = match access_log.text.as_str() {
+        "on" => true,
+        "off" => false,
+        _ => return access_log.refuse("is not one of on, off"),
+    };
     Ok(Settings {
         data,
         listen,
@@ -734,6 +765,8 @@ fn decide(
         tls,
         drain,
         log,
+        log_json,
+        access_log,
         users,
         root,
         notes,
@@ -929,6 +962,14 @@ mod tests {
             (
                 "tls_key = \"\"\ntls_cert = \"x.pem\"",
                 "o.toml:1: tls_key: \"\" is not the name of a file",
+            ),
+            (
+                "log_format = \"xml\"",
+                "o.toml:1: log_format: \"xml\" is not one of text, json",
+            ),
+            (
+                "access_log = \"yes\"",
+                "o.toml:1: access_log: \"yes\" is not one of on, off",
             ),
             (
                 "user = 1",

@@ -46,6 +46,8 @@ pub struct Config {
     pub region: String,
     /// Lower case, without a final dot.
     pub domains: Vec<String>,
+    /// Requests are logged at level info.
+    pub access_log: bool,
     /// None: plain HTTP.
     pub tls: Option<Tls>,
     /// Who may sign requests. Root is the first.
@@ -135,6 +137,7 @@ pub fn run(mut config: Config, ready: impl FnOnce(ReadyReport)) -> Result<(), St
         started_ms,
         region: config.region.clone(),
         domains: config.domains.clone(),
+        access_log: config.access_log,
         tls: config.tls.clone(),
         users: config.users.clone(),
         drain: config.drain,
@@ -213,6 +216,7 @@ struct Plan {
     started_ms: u64,
     region: String,
     domains: Vec<String>,
+    access_log: bool,
     tls: Option<Tls>,
     users: Vec<User>,
     drain: Duration,
@@ -288,6 +292,7 @@ async fn run_core(plan: Arc<Plan>, core: CoreId, tell: mpsc::Sender<Report>) -> 
             rt::spawn(tls.current.clone().look_after(files, again));
         }
     }
+    context.log = s3::request_log::RequestLog::new(plan.access_log);
     context.counters = Own::new(plan.counters.clone(), usize::from(core.0));
     let context = Rc::new(context);
     if core == CoreId(0) {

@@ -29,6 +29,7 @@ mod memory;
 pub mod names;
 pub mod operations;
 pub mod read;
+pub mod request_log;
 pub mod route;
 pub mod server;
 pub mod sigv4;

@@ -18,13 +18,15 @@ use crate::s3::headers;
 use crate::s3::hoisted::unhoist;
 use crate::s3::names::{Resource, bucket_of_host};
 use crate::s3::operations::{self, Answer, Content, Limits, Request, error_answer};
+use crate::s3::request_log::{Line, RequestLog, harmless_path};
 use crate::s3::route::{Operation, route};
 use crate::s3::sigv4::authenticate;
-use crate::s3::users::Users;
+use crate::s3::users::{User, Users};
 use crate::s3::wire::{Leftover, NoHead, RequestBody, Wire, take_copy};
 use crate::tls::{self, Stream};
 use futures_util::future::{Either, select};
 use std::cell::Cell;
+use std::fmt;
 use std::io;
 use std::net::SocketAddr;
 use std::pin::pin;
@@ -88,6 +90,7 @@ pub struct Context<S> {
     pub connections_max: usize,
     pub limits: Limits,
     pub counters: Own,
+    pub log: RequestLog,
     /// Connections shake hands first.
     pub tls: Option<tls::Acceptor>,
     pub drain: Drain,
@@ -106,6 +109,7 @@ impl<S> Context<S> {
             connections_max: CONNECTIONS_MAX,
             limits: Limits::default(),
             counters: Own::default(),
+            log: RequestLog::default(),
             tls: None,
             drain: Drain::new(),
         }
@@ -224,12 +228,25 @@ async fn serve_requests<S: ObjectStore>(
             Ok(head) => head,
             Err(NoHead::Gone | NoHead::Slow) => return End::Broken,
             Err(NoHead::Refused(error)) => {
-                let answer: Answer<S::Reader> =
-                    error_answer(&error.into(), b"", &request_id, false);
-                tracing::debug!(%peer, request_id, %error, "refused a head");
+                let cause = error.to_string();
+                let error = S3Error::from(error);
+                let answer: Answer<S::Reader> = error_answer(&error, b"", &request_id, false);
                 let sent = send(wire, answer, &request_id, false, false).await;
                 let duration = now().saturating_since(began);
-                count(&context.counters, Purpose::Unknown, &sent, duration);
+                count(&context.counters, &Purpose::Unknown, &sent, duration);
+                context.log.write(&Line {
+                    peer,
+                    request_id: &request_id,
+                    head: None,
+                    operation: &Purpose::Unknown,
+                    user: "",
+                    status: sent.status,
+                    failed: false,
+                    code: Some(error.code),
+                    cause: Some(&cause),
+                    complete: sent.complete,
+                    duration,
+                });
                 return match sent.complete {
                     true => End::Lingering,
                     false => End::Broken,
@@ -237,29 +254,38 @@ async fn serve_requests<S: ObjectStore>(
             }
         };
         let is_head = head.method == Method::Head;
-        let (purpose, result, leftover) = handle(wire, &head, context).await;
-        let close = matches!(&result, Err(error) if error.close);
-        let answer = result
-            .unwrap_or_else(|error| error_answer(&error, head.raw_path(), &request_id, is_head));
+        let handled = handle(wire, &head, context).await;
+        let (code, mut cause, close) = match &handled.result {
+            Ok(_) => (None, None, false),
+            Err(error) => (Some(error.code), error.cause.clone(), error.close),
+        };
+        let answer = handled.result.unwrap_or_else(|error| {
+            let resource = harmless_path(head.raw_path());
+            error_answer(&error, resource, &request_id, is_head)
+        });
         // Small leftovers are thrown away for the sake of the next request.
-        let skip = leftover
+        let skip = handled
+            .leftover
             .bytes
             .filter(|bytes| *bytes <= KEEP_DRAIN_MAX && !close);
         let keep = head.keep_alive && skip.is_some() && !context.drain.is_requested();
-        let sent = send(wire, answer, &request_id, keep, is_head).await;
+        let mut sent = send(wire, answer, &request_id, keep, is_head).await;
         let duration = now().saturating_since(began);
-        count(&context.counters, purpose, &sent, duration);
-        // The path alone: queries have signatures.
-        tracing::debug!(
-            %peer,
-            request_id,
-            method = %String::from_utf8_lossy(head.method_token()),
-            path = %String::from_utf8_lossy(head.raw_path()),
-            status = sent.status,
-            complete = sent.complete,
-            micros = duration.as_micros() as u64,
-            "request"
-        );
+        count(&context.counters, &handled.purpose, &sent, duration);
+        cause = cause.or(sent.cause.take());
+        context.log.write(&Line {
+            peer,
+            request_id: &request_id,
+            head: Some(&head),
+            operation: &handled.purpose,
+            user: handled.user.as_ref().map_or("", |user| &user.name),
+            status: sent.status,
+            failed: handled.purpose.can_fail() && matches!(sent.status, 500 | 502..=599),
+            code: code.or(sent.code),
+            cause: cause.as_deref(),
+            complete: sent.complete,
+            duration,
+        });
         if !sent.complete {
             return End::Broken;
         }
@@ -277,7 +303,6 @@ async fn serve_requests<S: ObjectStore>(
 }
 
 /// What a request is counted as.
-#[derive(Clone, Copy)]
 enum Purpose {
     /// Refused before that was known.
     Unknown,
@@ -285,26 +310,55 @@ enum Purpose {
     Operation(Operation),
 }
 
-fn count(counters: &Own, purpose: Purpose, sent: &Sent, duration: Duration) {
-    let counts = match purpose {
-        Purpose::Unknown => counters.operations.at(0, || "None".to_owned()),
-        Purpose::Health => counters.operations.at(1, || "Health".to_owned()),
-        Purpose::Operation(operation) => counters
-            .operations
-            .at(operation as usize + 2, || format!("{operation:?}")),
-    };
+impl fmt::Display for Purpose {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Purpose::Unknown => f.write_str("None"),
+            Purpose::Health => f.write_str("Health"),
+            Purpose::Operation(operation) => write!(f, "{operation:?}"),
+        }
+    }
+}
+
+impl Purpose {
+    /// A status of 500 and above is a failure, but for 501, which answers what the client wants.
+    fn can_fail(&self) -> bool {
+        !matches!(self, Purpose::Health)
+    }
+
+    fn number(&self) -> usize {
+        match self {
+            Purpose::Unknown => 0,
+            Purpose::Health => 1,
+            Purpose::Operation(operation) => *operation as usize + 2,
+        }
+    }
+}
+
+fn count(counters: &Own, purpose: &Purpose, sent: &Sent, duration: Duration) {
+    let name = || purpose.to_string();
+    let counts = counters.operations.at(purpose.number(), name);
     counts.record(sent.status, duration);
     if !sent.complete {
         counters.answers_broken.add(1);
     }
 }
 
-/// One request up to its answer, and what it left on the wire.
+/// A request up to its answer.
+struct Handled<R> {
+    purpose: Purpose,
+    /// Who signed it, once that is known.
+    user: Option<Rc<User>>,
+    result: S3Result<Answer<R>>,
+    /// What it left on the wire.
+    leftover: Leftover,
+}
+
 async fn handle<S: ObjectStore>(
     wire: &mut Wire,
     head: &Head,
     context: &Context<S>,
-) -> (Purpose, S3Result<Answer<S::Reader>>, Leftover) {
+) -> Handled<S::Reader> {
     // Until the body's coding is understood, only its framing is known.
     let unread = Leftover {
         bytes: match head.framing {
@@ -314,9 +368,14 @@ async fn handle<S: ObjectStore>(
         },
     };
     if let Some(answer) = health(head, context) {
-        return (Purpose::Health, Ok(answer), unread);
+        return Handled {
+            purpose: Purpose::Health,
+            user: None,
+            result: Ok(answer),
+            leftover: unread,
+        };
     }
-    let mut purpose = Purpose::Unknown;
+    let (mut purpose, mut signer) = (Purpose::Unknown, None);
     let checked = (|| {
         let mut query = Query::parse(head.raw_query())?;
         let now = i64::try_from(unix_ms() / 1000).unwrap_or(i64::MAX);
@@ -325,6 +384,7 @@ async fn handle<S: ObjectStore>(
             let name = || error.code.name().to_owned();
             failures.at(error.code as usize, name).add(1);
         })?;
+        signer = Some(Rc::clone(&found.user));
         let host = head.first("host").unwrap_or(b"");
         let resource = Resource::parse(host, head.raw_path(), &context.domains)?;
         let hoisted = if found.presigned {
@@ -346,7 +406,14 @@ async fn handle<S: ObjectStore>(
     })();
     let (query, user, resource, operation, decoder, hoisted) = match checked {
         Ok(checked) => checked,
-        Err(error) => return (purpose, Err(error), unread),
+        Err(error) => {
+            return Handled {
+                purpose,
+                user: signer,
+                result: Err(error),
+                leftover: unread,
+            };
+        }
     };
     let head = hoisted.as_ref().unwrap_or(head);
     let mut body = RequestBody::new(wire, decoder, head.expects_continue);
@@ -368,7 +435,12 @@ async fn handle<S: ObjectStore>(
     if matches!(operation, Operation::PutObject | Operation::UploadPart) && result.is_ok() {
         context.counters.put_bytes.add(body.length());
     }
-    (purpose, result, body.leftover())
+    Handled {
+        purpose,
+        user: signer,
+        leftover: body.leftover(),
+        result,
+    }
 }
 
 /// Health is asked for without credentials, by MinIO's paths. Below a bucket's own host these are
@@ -400,6 +472,9 @@ struct Sent {
     complete: bool,
     /// Another request may follow.
     keep: bool,
+    /// Why it is another answer than it was to be.
+    code: Option<Code>,
+    cause: Option<String>,
 }
 
 async fn send<R: ReadObject>(
@@ -445,6 +520,8 @@ async fn send<R: ReadObject>(
         status,
         complete: sent.is_ok(),
         keep: keep_alive,
+        code: None,
+        cause: None,
     }
 }
 
@@ -491,6 +568,8 @@ async fn send_failure(wire: &mut Wire, error: S3Error, request_id: &str) -> Sent
         status,
         complete: wire.send_bytes(&bytes).await.is_ok(),
         keep: false,
+        code: Some(error.code),
+        cause: error.cause,
     }
 }
 
