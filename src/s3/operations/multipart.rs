@@ -19,7 +19,7 @@ use crate::object::{
     UploadInfo, UploadedPart,
 };
 use crate::s3::error::{Code, S3Error, S3Result};
-use crate::s3::list::{owner, parse_count, text};
+use crate::s3::list::{checksum_of, class, count, encodes, owner, parse_count, person};
 use crate::s3::users::Users;
 use crate::s3::xml::{Document, Element, tree};
 
@@ -32,9 +32,6 @@ const COMPLETION_ELEMENTS_MAX: usize = 4 * PART_NUMBER_MAX as usize + 1;
 
 /// Most parts of one page of `ListParts`.
 const PAGE_PARTS_MAX: usize = 1000;
-
-/// Largest number that a parameter may have, as on AWS.
-const PARAMETER_MAX: usize = i32::MAX as usize;
 
 /// The upload that `uploadId` names. What cannot be an id is not one.
 pub(super) fn upload_id(query: &Query<'_>) -> S3Result<UploadId> {
@@ -213,22 +210,6 @@ pub(super) async fn upload_part<S: ObjectStore, B: Upload>(
     Ok(answer)
 }
 
-/// A number in the query.
-fn count(query: &Query<'_>, name: &'static str) -> S3Result<Option<usize>> {
-    match text(query, name)? {
-        None | Some("") => Ok(None),
-        Some(value) => parse_count(value)
-            .filter(|number| *number <= PARAMETER_MAX)
-            .map(Some)
-            .ok_or_else(|| {
-                S3Error::invalid_argument(
-                    "The value must be an integer between 0 and 2147483647.",
-                    name,
-                )
-            }),
-    }
-}
-
 pub(super) async fn list_parts<S: ObjectStore>(
     store: &S,
     users: &Users,
@@ -239,16 +220,7 @@ pub(super) async fn list_parts<S: ObjectStore>(
         .unwrap_or(PAGE_PARTS_MAX)
         .min(PAGE_PARTS_MAX);
     let after = count(query, "part-number-marker")?.unwrap_or(0);
-    let encode = match text(query, "encoding-type")? {
-        None | Some("") => false,
-        Some("url") => true,
-        Some(_) => {
-            return Err(S3Error::invalid_argument(
-                "Invalid Encoding Method specified in Request",
-                "encoding-type",
-            ));
-        }
-    };
+    let encode = encodes(query)?;
     let bucket = bucket_of(store, request).await?;
     let id = upload_id(query)?;
     let key = &request.resource.key;
@@ -271,11 +243,7 @@ pub(super) async fn list_parts<S: ObjectStore>(
         xml.leaf("Key", &String::from_utf8_lossy(key));
     }
     xml.leaf("UploadId", &id.to_string());
-    let name = users.name_of(&headers.owner).unwrap_or(&headers.owner);
-    xml.open("Initiator")
-        .leaf("ID", &headers.owner)
-        .leaf("DisplayName", name)
-        .close("Initiator");
+    person(&mut xml, "Initiator", &headers.owner, users);
     owner(&mut xml, &bucket.owner, users);
     let last = page
         .parts
@@ -283,18 +251,12 @@ pub(super) async fn list_parts<S: ObjectStore>(
         .map_or(after, |part| usize::from(part.info.number));
     // Nothing fits into an empty page, so there is nowhere to go on from.
     let truncated = page.truncated && max > 0;
-    xml.leaf(
-        "StorageClass",
-        headers.storage_class.as_deref().unwrap_or("STANDARD"),
-    )
-    .leaf("PartNumberMarker", &after.to_string())
-    .leaf("NextPartNumberMarker", &last.to_string())
-    .leaf("MaxParts", &max.to_string())
-    .leaf("IsTruncated", if truncated { "true" } else { "false" });
-    if let Some((algorithm, kind)) = checksum {
-        xml.leaf("ChecksumAlgorithm", algorithm.name())
-            .leaf("ChecksumType", kind.name());
-    }
+    xml.leaf("StorageClass", class(headers.storage_class.as_deref()))
+        .leaf("PartNumberMarker", &after.to_string())
+        .leaf("NextPartNumberMarker", &last.to_string())
+        .leaf("MaxParts", &max.to_string())
+        .leaf("IsTruncated", if truncated { "true" } else { "false" });
+    checksum_of(&mut xml, *checksum);
     for part in &page.parts {
         part_element(&mut xml, part);
     }
