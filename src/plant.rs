@@ -31,6 +31,18 @@ pub const BUGS: &[(&str, &str)] = &[
         "ignore-lease",
         "free the shards of an object that is being read or uploaded",
     ),
+    (
+        "complete-with-replaced-part",
+        "complete an upload although a part was replaced since it was looked at",
+    ),
+    (
+        "abort-after-completion",
+        "take a part of a completed upload for an orphan, because the objects table does not name it",
+    ),
+    (
+        "forget-completion",
+        "drop the record of a completion with its version, though completing again must be answered",
+    ),
 ];
 
 #[cfg(feature = "plant")]

@@ -300,7 +300,8 @@ fn rule(store: &Store<'_>, record: &MetadataRecord<'_>, origin: &Origin) -> Resu
         MetadataRecord::AbortObject { object }
             if object
                 .upload()
-                .is_some_and(|upload| !is_open(store, upload)) =>
+                .is_some_and(|upload| !is_open(store, upload))
+                && !crate::planted!("abort-after-completion") =>
         {
             Err(Refusal::Condition)
         }
@@ -469,6 +470,7 @@ impl Machine for GroupMachine {
         };
         // A completion is also what answers a second one.
         if let Some(upload) = completed_upload(&record)
+            && !crate::planted!("forget-completion")
             && upload
                 .current(store)
                 .is_some_and(|c| c.present && c.slot.place.extent == *extent)
