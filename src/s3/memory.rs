@@ -243,7 +243,8 @@ impl ObjectStore for MemoryStore {
             .collect())
     }
 
-    async fn delete_bucket(&self, name: &str) -> Result<(), StoreError> {
+    async fn delete_bucket(&self, bucket: &BucketInfo) -> Result<(), StoreError> {
+        let name = bucket.name.as_str();
         let mut buckets = self.state.buckets.borrow_mut();
         match buckets.get(name) {
             None => Err(StoreError::NoSuchBucket),
