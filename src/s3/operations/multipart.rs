@@ -510,10 +510,13 @@ pub(super) async fn complete<S: ObjectStore, B: Upload>(
     let path = percent_encoding::percent_encode(key, ENCODED_PATH).to_string();
     let host = String::from_utf8_lossy(request.head.first("host").unwrap_or(b"")).into_owned();
     let mut xml = Document::new("CompleteMultipartUploadResult");
-    xml.leaf("Location", &format!("http://{host}/{}/{path}", bucket.name))
-        .leaf("Bucket", &bucket.name)
-        .leaf("Key", &String::from_utf8_lossy(key))
-        .leaf("ETag", &format!("\"{}\"", done.etag));
+    xml.leaf(
+        "Location",
+        &format!("{}://{host}/{}/{path}", request.scheme, bucket.name),
+    )
+    .leaf("Bucket", &bucket.name)
+    .leaf("Key", &String::from_utf8_lossy(key))
+    .leaf("ETag", &format!("\"{}\"", done.etag));
     if let Some((checksum, kind)) = &done.checksum {
         xml.leaf(
             checksum.algorithm.element(),
