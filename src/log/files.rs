@@ -237,7 +237,7 @@ impl Files {
                     .map_err(|e| unreadable(number, e))?;
                 continue;
             }
-            let mut buf = Buf::alloc(FILE_HEADER_SIZE).await;
+            let mut buf = Buf::alloc_now(FILE_HEADER_SIZE);
             buf.set_len(FILE_HEADER_SIZE);
             let (result, buf) = file.read_exact_at(buf, 0).await;
             let header = match result {
@@ -681,7 +681,7 @@ async fn write_header(file: &File, header: &FileHeader) -> Result<(), LogError> 
     let mut block = [0; FILE_HEADER_SIZE];
     header.encode(&mut block);
     for (copy, bytes) in block.chunks_exact(COPY_SIZE).enumerate() {
-        let mut buf = Buf::alloc(COPY_SIZE).await;
+        let mut buf = Buf::alloc_now(COPY_SIZE);
         buf.set_len(COPY_SIZE);
         buf.copy_from_slice(bytes);
         let (result, _) = file.write_all_at(buf, (copy * COPY_SIZE) as u64).await;

@@ -486,8 +486,9 @@ impl<W: 'static> Log<W> {
             (f.handle.clone(), f.generation, f.offset)
         };
         // The front of the batch (directory and packed payloads) is encoded into one buffer; aligned payloads are
-        // written from where they are.
-        let mut front = Buf::alloc(builder.head_len()).await;
+        // written from where they are. Payloads that wait to be written may be all of the pool, so a head never waits
+        // for memory: a batch a head at a time is the bound.
+        let mut front = Buf::alloc_now(builder.head_len());
         front.set_len(builder.head_len());
         let record_count = builder.record_count();
         let first_lsn = self.0.lsn.take(record_count as usize);
@@ -732,7 +733,7 @@ impl<W: 'static> Log<W> {
                 return Ok(());
             }
             let length = (ZERO_STEP as u64).min(self.0.files.file_length() - from) as usize;
-            let mut buf = Buf::alloc(length).await;
+            let mut buf = Buf::alloc_now(length);
             buf.set_len(length);
             buf.fill(0);
             let (result, _) = handle.file.write_all_at(buf, from).await;
@@ -757,7 +758,7 @@ pub async fn write_footer(files: &Files, unsealed: &Unsealed) -> Result<(), LogE
         generation: unsealed.generation,
         batches: unsealed.batches.clone(),
     };
-    let mut buf = Buf::alloc(footer.encoded_len()).await;
+    let mut buf = Buf::alloc_now(footer.encoded_len());
     buf.set_len(footer.encoded_len());
     footer.encode(u64::from(unsealed.offset), &mut buf);
     let pin = files.pin_number(unsealed.file).expect("a known file");
