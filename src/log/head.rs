@@ -771,7 +771,9 @@ pub async fn write_footer(files: &Files, unsealed: &Unsealed) -> Result<(), LogE
         .file
         .sync_data()
         .await
-        .map_err(|e| poison("flush a footer", &e))
+        .map_err(|e| poison("flush a footer", &e))?;
+    files.set_end(unsealed.file, unsealed.offset);
+    Ok(())
 }
 
 fn push_all<W>(

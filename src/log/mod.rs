@@ -29,7 +29,7 @@ use shard_format::{
 };
 
 pub use self::{
-    files::{FileState, Files, FilesConfig, Found, Pinned, SpaceClass},
+    files::{FileState, Files, FilesConfig, Found, Pinned, SpaceClass, Usage},
     head::{HEADS, HeadPosition, Log, LogConfig, Ticket, head_index, write_footer},
 };
 use crate::rt::Buf;
@@ -90,6 +90,14 @@ impl Record {
         match self {
             Record::Metadata { payload, .. } | Record::Volume { payload } => payload.len() + 96,
             Record::Segments { segments, data } => data.len() + segments.len() * 96,
+        }
+    }
+
+    /// Bytes of its payload, filled up to whole blocks where it lies on blocks.
+    pub fn payload_bytes(&self) -> u64 {
+        match self {
+            Record::Metadata { payload, .. } | Record::Volume { payload } => payload.len() as u64,
+            Record::Segments { data, .. } => data.len() as u64,
         }
     }
 

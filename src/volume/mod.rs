@@ -20,6 +20,8 @@ mod checkpoint;
 mod reclaim;
 mod recover;
 mod shards;
+#[cfg(test)]
+mod tests;
 
 use std::{
     cell::{Cell, RefCell},
@@ -231,6 +233,8 @@ struct Inner {
     checkpoint_done: Notify,
     reclaim_wanted: Notify,
     reclaim_done: Notify,
+    /// The file system had no room for one more segment file when reclaim last wanted one.
+    drive_full: Cell<bool>,
     dirty: Cell<bool>,
     closing: Cell<bool>,
     /// Sealed files that reclaim cannot empty because part of them is unreadable.
