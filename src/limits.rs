@@ -43,6 +43,12 @@ pub const FLOOR_DELAY: Duration = Duration::from_millis(50);
 /// one for the next start (which goes on in a new file). See `log::SpaceClass`.
 pub const RESERVE_FILES: usize = 3;
 
+/// How long a delete on a full drive waits for reclaim to make room for its record before it is refused: a checkpoint
+/// and the copies of a file or two take well under a second.
+pub const DELETE_WAIT_MAX: Duration = Duration::from_secs(5);
+/// How often it looks: freeing a file takes a checkpoint, some tens of milliseconds.
+pub const DELETE_RETRY: Duration = Duration::from_millis(20);
+
 /// Prepared (allocated) files kept ahead of the heads beyond the reserve.
 pub const SPARE_FILES: usize = 1;
 

@@ -71,6 +71,9 @@ pub struct Segment {
     pub crc: u32,
 }
 
+/// What a record adds to a batch beside its payload (ceiling): its entry in the directory, and alignment.
+pub const ENTRY_COST: usize = 96;
+
 /// One record on its way to a head.
 pub enum Record {
     /// A command or version record of a placement group. `payload` is the encoded record.
@@ -87,10 +90,7 @@ pub enum Record {
 impl Record {
     /// Bytes this record adds to a batch, not counting alignment (ceiling).
     fn cost(&self) -> usize {
-        match self {
-            Record::Metadata { payload, .. } | Record::Volume { payload } => payload.len() + 96,
-            Record::Segments { segments, data } => data.len() + segments.len() * 96,
-        }
+        self.payload_bytes() as usize + self.count() * ENTRY_COST
     }
 
     /// Bytes of its payload, filled up to whole blocks where it lies on blocks.
