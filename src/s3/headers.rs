@@ -232,7 +232,7 @@ mod tests {
                 decided += 1;
             }
         }
-        assert!(decided > 180, "{decided}");
+        assert!(decided >= 315, "{decided}");
     }
 
     #[test]

@@ -66,6 +66,7 @@ pub fn unhoist(head: &Head, query: &mut Query<'_>) -> S3Result<Option<Head>> {
 mod tests {
     use super::*;
     use crate::s3::sigv4::tests::head;
+    use proptest::prelude::*;
 
     #[test]
     fn parameters_become_headers_or_are_refused() {
@@ -121,5 +122,20 @@ mod tests {
             run("x-amz-acl=a", "\nx-amz-acl: a\nx-amz-acl: a"),
             Err(Code::InvalidRequest)
         );
+    }
+
+    proptest! {
+        #[test]
+        fn noise_makes_no_other_header(name in "[A-Za-z0-9%-]{0,20}", value in "[ -~]{0,20}") {
+            let text = format!("PUT /b/k?x-amz-{name}={} HTTP/1.1\nHost: h", value.replace([' ', '#'], "+"));
+            let before = head(&text);
+            if let Ok(mut query) = Query::parse(before.raw_query())
+                && let Ok(Some(after)) = unhoist(&before, &mut query)
+            {
+                let added: Vec<_> = after.fields().skip(before.fields().count()).collect();
+                prop_assert!(added.iter().all(|(name, _)| name.starts_with("x-amz-")));
+                prop_assert_eq!(after.framing, before.framing);
+            }
+        }
     }
 }

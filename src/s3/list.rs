@@ -41,27 +41,8 @@ struct Common<'a> {
 impl<'a> Common<'a> {
     /// `max` names the parameter that bounds a page.
     fn parse(query: &'a Query<'_>, max: &'static str) -> S3Result<Self> {
-        let encode = match text(query, "encoding-type")? {
-            None | Some("") => false,
-            Some("url") => true,
-            Some(_) => {
-                return Err(S3Error::invalid_argument(
-                    "Invalid Encoding Method specified in Request",
-                    "encoding-type",
-                ));
-            }
-        };
-        let max = match text(query, max)? {
-            None | Some("") => PAGE_KEYS_MAX,
-            Some(value) => parse_count(value)
-                .filter(|count| *count <= ASKED_MAX)
-                .ok_or_else(|| {
-                    let message =
-                        format!("Argument {max} must be an integer between 0 and {ASKED_MAX}");
-                    S3Error::invalid_argument(message, max).with("ArgumentValue", value)
-                })?
-                .min(PAGE_KEYS_MAX),
-        };
+        let encode = encodes(query)?;
+        let max = count(query, max)?.map_or(PAGE_KEYS_MAX, |max| max.min(PAGE_KEYS_MAX));
         Ok(Self {
             prefix: text(query, "prefix")?.unwrap_or(""),
             delimiter: text(query, "delimiter")?.filter(|delimiter| !delimiter.is_empty()),
@@ -390,11 +371,11 @@ impl<'a> Uploads<'a> {
     }
 }
 
-fn class(stored: Option<&str>) -> &str {
+pub fn class(stored: Option<&str>) -> &str {
     stored.unwrap_or("STANDARD")
 }
 
-fn checksum_of(xml: &mut Document, found: Option<(checksum::Algorithm, checksum::Kind)>) {
+pub fn checksum_of(xml: &mut Document, found: Option<(checksum::Algorithm, checksum::Kind)>) {
     if let Some((algorithm, kind)) = found {
         xml.leaf("ChecksumAlgorithm", algorithm.name())
             .leaf("ChecksumType", kind.name());
@@ -405,7 +386,7 @@ pub fn owner(xml: &mut Document, id: &str, users: &Users) {
     person(xml, "Owner", id, users);
 }
 
-fn person(xml: &mut Document, element: &str, id: &str, users: &Users) {
+pub fn person(xml: &mut Document, element: &str, id: &str, users: &Users) {
     xml.open(element)
         .leaf("ID", id)
         .leaf("DisplayName", users.name_of(id).unwrap_or(id))
@@ -422,6 +403,33 @@ pub fn text<'a>(query: &'a Query<'_>, name: &'static str) -> S3Result<Option<&'a
         _ => Err(S3Error::invalid_argument(
             "The value must be UTF-8 without NUL.",
             name,
+        )),
+    }
+}
+
+/// A parameter that is a number.
+pub fn count(query: &Query<'_>, name: &'static str) -> S3Result<Option<usize>> {
+    match text(query, name)? {
+        None | Some("") => Ok(None),
+        Some(value) => parse_count(value)
+            .filter(|count| *count <= ASKED_MAX)
+            .map(Some)
+            .ok_or_else(|| {
+                let message =
+                    format!("Argument {name} must be an integer between 0 and {ASKED_MAX}");
+                S3Error::invalid_argument(message, name).with("ArgumentValue", value)
+            }),
+    }
+}
+
+/// Whether the client wants names escaped.
+pub fn encodes(query: &Query<'_>) -> S3Result<bool> {
+    match text(query, "encoding-type")? {
+        None | Some("") => Ok(false),
+        Some("url") => Ok(true),
+        Some(_) => Err(S3Error::invalid_argument(
+            "Invalid Encoding Method specified in Request",
+            "encoding-type",
         )),
     }
 }

@@ -39,20 +39,24 @@ fn completed(number: u16, bytes: &[u8]) -> CompletedPart {
 }
 
 impl Client {
+    /// Bytes of one part.
+    fn draw_piece(&mut self) -> usize {
+        match self.rng.below(8) {
+            0 => 0,
+            1..=3 => self.rng.below(3_000) as usize,
+            _ => self.rng.below(150_000) as usize,
+        }
+    }
+
     fn draw_upload(&mut self) -> Content {
         let parts = self.rng.between(1, PARTS_MAX as u64) as usize;
         let mut size = 0;
         let mut cuts = [0; PARTS_MAX - 1];
-        for part in 0..parts {
-            size += match self.rng.below(8) {
-                0 => 0,
-                1..=3 => self.rng.below(3_000),
-                _ => self.rng.below(150_000),
-            } as usize;
-            if part + 1 < parts {
-                cuts[part] = size;
-            }
+        for cut in &mut cuts[..parts - 1] {
+            size += self.draw_piece();
+            *cut = size;
         }
+        size += self.draw_piece();
         Content {
             seed: self.rng.u64(),
             size,

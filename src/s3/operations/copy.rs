@@ -416,6 +416,7 @@ pub(super) async fn upload_part_copy<S: ObjectStore>(
 mod tests {
     use super::*;
     use crate::s3::sigv4::tests::head;
+    use proptest::prelude::*;
 
     #[test]
     fn sources_are_decoded_once() {
@@ -492,5 +493,26 @@ mod tests {
         }
         let plain = head("PUT /b/k HTTP/1.1\nHost: h");
         assert_eq!(source_range(&plain, 0), Ok(None));
+    }
+
+    proptest! {
+        #[test]
+        fn noise_never_panics(
+            any in proptest::collection::vec(any::<u8>(), 0..60),
+            noise in "[b/k?versionId=%0-9nul-]{0,40}",
+            size in any::<u64>(),
+        ) {
+            for value in [&any[..], noise.as_bytes()] {
+                if let Ok(source) = parse_source(value) {
+                    prop_assert!(!source.bucket.contains('/') && !source.key.is_empty());
+                }
+            }
+            let head = head(&format!(
+                "PUT /b/k HTTP/1.1\nHost: h\nx-amz-copy-source-range: bytes={noise}"
+            ));
+            if let Ok(Some((start, end))) = source_range(&head, size) {
+                prop_assert!(start < end && end <= size);
+            }
+        }
     }
 }

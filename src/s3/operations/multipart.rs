@@ -3,8 +3,10 @@
 //! An upload id means something only together with its bucket and key, and the bucket is checked
 //! first, as for every other operation: an id alone opens nothing.
 //!
-//! The checksum of an upload is decided when it begins. Where the client names none it is
-//! CRC64NVME over the whole object, as on AWS; its parts' checksums are then found here.
+//! The checksum of an upload is decided when it begins. Where the client names none (SDKs name one
+//! only for transfers that they manage, and then send every part with a CRC32 all the same), each
+//! part keeps the checksum that it came with, or a CRC64NVME; if all are CRCs of one algorithm, the
+//! store joins them into one of the whole object.
 
 use super::object::{
     DEFAULT_CHECKSUM, check_body, checksum_text, condition, object_headers, part_number, with_key,
@@ -19,7 +21,7 @@ use crate::object::{
     UploadInfo, UploadedPart,
 };
 use crate::s3::error::{Code, S3Error, S3Result};
-use crate::s3::list::{owner, parse_count, text};
+use crate::s3::list::{checksum_of, class, count, encodes, owner, parse_count, person};
 use crate::s3::users::Users;
 use crate::s3::xml::{Document, Element, tree};
 
@@ -32,9 +34,6 @@ const COMPLETION_ELEMENTS_MAX: usize = 4 * PART_NUMBER_MAX as usize + 1;
 
 /// Most parts of one page of `ListParts`.
 const PAGE_PARTS_MAX: usize = 1000;
-
-/// Largest number that a parameter may have, as on AWS.
-const PARAMETER_MAX: usize = i32::MAX as usize;
 
 /// The upload that `uploadId` names. What cannot be an id is not one.
 pub(super) fn upload_id(query: &Query<'_>) -> S3Result<UploadId> {
@@ -137,11 +136,8 @@ pub(super) async fn create<S: ObjectStore>(
     let headers = object_headers(request.head, &request.user.id)?;
     let named = named_checksum(request.head)?;
     let bucket = bucket_of(store, request).await?;
-    let checksum = named.unwrap_or((DEFAULT_CHECKSUM, Kind::FullObject));
     let key = &request.resource.key;
-    let upload = store
-        .create_upload(&bucket, key, headers, Some(checksum))
-        .await?;
+    let upload = store.create_upload(&bucket, key, headers, named).await?;
     let mut xml = Document::new("InitiateMultipartUploadResult");
     xml.leaf("Bucket", &bucket.name)
         .leaf("Key", &String::from_utf8_lossy(key))
@@ -181,7 +177,10 @@ pub(super) async fn upload_part<S: ObjectStore, B: Upload>(
     let failed = |error| with_upload(error, id, request);
     let upload = store.upload(&bucket, key, id).await.map_err(failed)?;
     let asked = body.algorithm();
-    if let Some((algorithm, kind)) = upload.checksum {
+    let algorithm = upload
+        .checksum
+        .map_or(DEFAULT_CHECKSUM, |(algorithm, _)| algorithm);
+    if let Some((_, kind)) = upload.checksum {
         // Before the body: a client that disagrees here would fail when all is uploaded.
         let agrees = match asked {
             Some(asked) => asked == algorithm,
@@ -191,8 +190,8 @@ pub(super) async fn upload_part<S: ObjectStore, B: Upload>(
         if !agrees {
             return Err(other_algorithm(algorithm, asked));
         }
-        body.compute(algorithm);
     }
+    body.compute(algorithm);
     let part = store
         .put_part(&bucket, key, id, number, body)
         .await
@@ -213,22 +212,6 @@ pub(super) async fn upload_part<S: ObjectStore, B: Upload>(
     Ok(answer)
 }
 
-/// A number in the query.
-fn count(query: &Query<'_>, name: &'static str) -> S3Result<Option<usize>> {
-    match text(query, name)? {
-        None | Some("") => Ok(None),
-        Some(value) => parse_count(value)
-            .filter(|number| *number <= PARAMETER_MAX)
-            .map(Some)
-            .ok_or_else(|| {
-                S3Error::invalid_argument(
-                    "The value must be an integer between 0 and 2147483647.",
-                    name,
-                )
-            }),
-    }
-}
-
 pub(super) async fn list_parts<S: ObjectStore>(
     store: &S,
     users: &Users,
@@ -239,16 +222,7 @@ pub(super) async fn list_parts<S: ObjectStore>(
         .unwrap_or(PAGE_PARTS_MAX)
         .min(PAGE_PARTS_MAX);
     let after = count(query, "part-number-marker")?.unwrap_or(0);
-    let encode = match text(query, "encoding-type")? {
-        None | Some("") => false,
-        Some("url") => true,
-        Some(_) => {
-            return Err(S3Error::invalid_argument(
-                "Invalid Encoding Method specified in Request",
-                "encoding-type",
-            ));
-        }
-    };
+    let encode = encodes(query)?;
     let bucket = bucket_of(store, request).await?;
     let id = upload_id(query)?;
     let key = &request.resource.key;
@@ -271,11 +245,7 @@ pub(super) async fn list_parts<S: ObjectStore>(
         xml.leaf("Key", &String::from_utf8_lossy(key));
     }
     xml.leaf("UploadId", &id.to_string());
-    let name = users.name_of(&headers.owner).unwrap_or(&headers.owner);
-    xml.open("Initiator")
-        .leaf("ID", &headers.owner)
-        .leaf("DisplayName", name)
-        .close("Initiator");
+    person(&mut xml, "Initiator", &headers.owner, users);
     owner(&mut xml, &bucket.owner, users);
     let last = page
         .parts
@@ -283,18 +253,12 @@ pub(super) async fn list_parts<S: ObjectStore>(
         .map_or(after, |part| usize::from(part.info.number));
     // Nothing fits into an empty page, so there is nowhere to go on from.
     let truncated = page.truncated && max > 0;
-    xml.leaf(
-        "StorageClass",
-        headers.storage_class.as_deref().unwrap_or("STANDARD"),
-    )
-    .leaf("PartNumberMarker", &after.to_string())
-    .leaf("NextPartNumberMarker", &last.to_string())
-    .leaf("MaxParts", &max.to_string())
-    .leaf("IsTruncated", if truncated { "true" } else { "false" });
-    if let Some((algorithm, kind)) = checksum {
-        xml.leaf("ChecksumAlgorithm", algorithm.name())
-            .leaf("ChecksumType", kind.name());
-    }
+    xml.leaf("StorageClass", class(headers.storage_class.as_deref()))
+        .leaf("PartNumberMarker", &after.to_string())
+        .leaf("NextPartNumberMarker", &last.to_string())
+        .leaf("MaxParts", &max.to_string())
+        .leaf("IsTruncated", if truncated { "true" } else { "false" });
+    checksum_of(&mut xml, *checksum);
     for part in &page.parts {
         part_element(&mut xml, part);
     }
@@ -546,10 +510,13 @@ pub(super) async fn complete<S: ObjectStore, B: Upload>(
     let path = percent_encoding::percent_encode(key, ENCODED_PATH).to_string();
     let host = String::from_utf8_lossy(request.head.first("host").unwrap_or(b"")).into_owned();
     let mut xml = Document::new("CompleteMultipartUploadResult");
-    xml.leaf("Location", &format!("http://{host}/{}/{path}", bucket.name))
-        .leaf("Bucket", &bucket.name)
-        .leaf("Key", &String::from_utf8_lossy(key))
-        .leaf("ETag", &format!("\"{}\"", done.etag));
+    xml.leaf(
+        "Location",
+        &format!("{}://{host}/{}/{path}", request.scheme, bucket.name),
+    )
+    .leaf("Bucket", &bucket.name)
+    .leaf("Key", &String::from_utf8_lossy(key))
+    .leaf("ETag", &format!("\"{}\"", done.etag));
     if let Some((checksum, kind)) = &done.checksum {
         xml.leaf(
             checksum.algorithm.element(),
@@ -564,6 +531,7 @@ pub(super) async fn complete<S: ObjectStore, B: Upload>(
 mod tests {
     use super::*;
     use crate::s3::sigv4::tests::head;
+    use proptest::prelude::*;
 
     const MD5: &str = "5d41402abc4b2a76b9719d911017c592";
 
@@ -744,5 +712,18 @@ mod tests {
             claim("\nx-amz-mp-object-size: -1"),
             Err(Code::InvalidArgument)
         );
+    }
+
+    proptest! {
+        #[test]
+        fn noise_never_panics(
+            noise in "[<>/&;#xPartNumbeETg0-9 \"=!-]{0,80}",
+            header in "[A-Za-z0-9+/=-]{0,20}",
+        ) {
+            let _ = parts(&noise);
+            let _ = parts(&part(&noise, &noise));
+            let head = head(&format!("POST /b/k HTTP/1.1\nHost: h\nx-amz-checksum-crc32: {header}"));
+            let _ = claimed(&head);
+        }
     }
 }
