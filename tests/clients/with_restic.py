@@ -90,13 +90,17 @@ def streams(c):
 
 
 @checks
-def what_was_lost_is_noticed(c):
+def what_was_spoiled_is_noticed(c):
     c.repository()
     c.run("backup", c.file("kept/file", 2 * MIB))
+    c.run("check", "--read-data")
     s3 = boto3_client(c.server)
     packs = s3.list_objects_v2(Bucket=c.bucket, Prefix="deep/er/data/")["Contents"]
-    s3.delete_object(Bucket=c.bucket, Key=packs[0]["Key"])
-    c.run("check", "--read-data", wanted=1)
+    place = {"Bucket": c.bucket, "Key": max(packs, key=lambda pack: pack["Size"])["Key"]}
+    body = bytearray(s3.get_object(**place)["Body"].read())
+    body[1000] ^= 1
+    s3.put_object(Body=bytes(body), **place)
+    c.run("--no-cache", "check", "--read-data", wanted=1)
 
 
 @checks

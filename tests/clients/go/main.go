@@ -48,6 +48,9 @@ func connect(access, secret string) *s3.Client {
 		Region:       "us-east-1",
 		Retryer:      aws.NopRetryer{},
 		UsePathStyle: true,
+		// As aws-sdk-go-v2/config would set them.
+		RequestChecksumCalculation: aws.RequestChecksumCalculationWhenSupported,
+		ResponseChecksumValidation: aws.ResponseChecksumValidationWhenSupported,
 	})
 }
 
