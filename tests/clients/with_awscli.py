@@ -24,7 +24,9 @@ class Context:
         # Above 8 MB files go and come in parts, as by default.
         config.write_text("[default]\nregion = us-east-1\n")
         self.environment = {
-            name: value for name, value in os.environ.items() if not name.startswith("AWS_")
+            name: value
+            for name, value in os.environ.items()
+            if name == "AWS_CA_BUNDLE" or not name.startswith("AWS_")
         } | {
             "AWS_CONFIG_FILE": str(config),
             # The file that the server made, as the ready line advises.

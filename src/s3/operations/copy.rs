@@ -40,7 +40,8 @@ fn parse_source(value: &[u8]) -> S3Result<Source> {
             NAME,
         )
     };
-    let decoded = |raw| decode(raw, Plus::Literal).map_err(|_| malformed());
+    // As on AWS a `+` is a space here, which it is in no path: clients in Go write it so.
+    let decoded = |raw| decode(raw, Plus::Space).map_err(|_| malformed());
     // A question mark of the key is escaped: that of the header begins the version.
     let (path, version) = match value.iter().position(|&byte| byte == b'?') {
         None => (value, None),
@@ -433,7 +434,7 @@ mod tests {
             ("/b/k", of("b", "k", false)),
             ("b//k", of("b", "/k", false)),
             ("/b/../k/.", of("b", "../k/.", false)),
-            ("b/a+b%20c%2B%252F%3F", of("b", "a+b c+%2F?", false)),
+            ("b/a+b%20c%2B%252F%3F", of("b", "a b c+%2F?", false)),
             ("%2Fb%2Fk", of("b", "k", false)),
             ("b%2Fk", of("b", "k", false)),
             ("b/%E2%82%AC", of("b", "€", false)),
