@@ -25,6 +25,7 @@ use crate::config::{
 };
 use crate::credentials::{self, Origin, RootCredentials};
 use crate::datadir::{Contents, DataDir};
+use crate::rt::net::Claim;
 use crate::server::{self, ReadyReport};
 use crate::{inspect, rt, signals, startup};
 
@@ -141,7 +142,7 @@ fn serve(arguments: &ArgMatches) -> Result<(), String> {
         environment: std::env::vars_os().collect::<BTreeMap<OsString, OsString>>(),
     })
     .map_err(line)?;
-    start_log(settings.log);
+    start_log(settings.log, settings.log_json);
     // Objects are nobody else's business, whatever the umask of the shell says.
     rustix::process::umask(rustix::fs::Mode::RWXG | rustix::fs::Mode::RWXO);
 
@@ -149,8 +150,15 @@ fn serve(arguments: &ArgMatches) -> Result<(), String> {
     let mut notes = settings.notes.clone();
     rt::probe().map_err(line)?;
     startup::raise_limits(&mut notes).map_err(line)?;
+    let tls = settings
+        .tls
+        .as_ref()
+        .map(|files| startup::tls(files, &mut notes));
+    let tls = tls.transpose().map_err(line)?;
+    startup::note_open_listener(settings.listen, tls.is_some(), &mut notes);
     let data = DataDir::open(&settings.data).map_err(line)?;
     let listen = startup::claim(settings.listen).map_err(line)?;
+    let admin = startup::claim_admin(settings.admin, &mut notes).map_err(line)?;
     let stored_before = data.contents() == Contents::Formatted;
     let root = credentials::load(data.path(), settings.root.as_ref()).map_err(line)?;
     if let Some(twin) = settings
@@ -176,7 +184,9 @@ fn serve(arguments: &ArgMatches) -> Result<(), String> {
     for note in &notes {
         tracing::warn!("{note}");
     }
-    let shutdown = signals::listen(settings.drain).map_err(line)?;
+    let reread = tls.as_ref().map(|tls| tls.again.clone());
+    let shutdown = signals::listen(settings.drain, reread).map_err(line)?;
+    let scheme = if tls.is_some() { "https" } else { "http" };
 
     let mut users = vec![User {
         name: config::ROOT_NAME.to_owned(),
@@ -187,13 +197,17 @@ fn serve(arguments: &ArgMatches) -> Result<(), String> {
     }];
     users.extend(settings.users);
     let address = listen.address();
+    let admin_address = admin.as_ref().map(Claim::address);
     let config = server::Config {
         data,
         listen,
+        admin,
         cores,
         cpus,
         region: settings.region,
         domains: settings.domains,
+        access_log: settings.access_log,
+        tls,
         users,
         drain: settings.drain,
         shutdown,
@@ -202,7 +216,9 @@ fn serve(arguments: &ArgMatches) -> Result<(), String> {
         let mut stdout = std::io::stdout();
         let terminal = stdout.is_terminal();
         // Whoever started us may have closed its end; the server serves all the same.
-        let _ = stdout.write_all(ready_text(address, &report, &root, terminal).as_bytes());
+        let _ = stdout.write_all(
+            ready_text(scheme, address, admin_address, &report, &root, terminal).as_bytes(),
+        );
         let _ = stdout.flush();
     })
     .map_err(line)?;
@@ -210,13 +226,20 @@ fn serve(arguments: &ArgMatches) -> Result<(), String> {
     Ok(())
 }
 
-fn start_log(level: tracing::Level) {
-    tracing_subscriber::fmt()
+fn start_log(level: tracing::Level, json: bool) {
+    let log = tracing_subscriber::fmt()
         .with_max_level(level)
         .with_writer(std::io::stderr)
-        .with_ansi(std::io::stderr().is_terminal())
-        .with_target(false)
-        .init();
+        .with_target(false);
+    if json {
+        log.json()
+            .flatten_event(true)
+            .with_current_span(false)
+            .with_span_list(false)
+            .init();
+    } else {
+        log.with_ansi(std::io::stderr().is_terminal()).init();
+    }
 }
 
 fn credential_notes(root: &RootCredentials, data: &Path, stored_before: bool) -> Option<String> {
@@ -237,7 +260,9 @@ fn credential_notes(root: &RootCredentials, data: &Path, stored_before: bool) ->
 /// What is said when requests are answered. Scripts wait for the first line; secrets are in it, or
 /// after it, only on a terminal.
 fn ready_text(
+    scheme: &str,
     address: SocketAddr,
+    admin: Option<SocketAddr>,
     report: &ReadyReport,
     root: &RootCredentials,
     terminal: bool,
@@ -248,7 +273,7 @@ fn ready_text(
         report.missing.join(", ")
     };
     let mut text = format!(
-        "Ostrakon ready on http://{address}  cores {}  volumes {}  kernel features missing: \
+        "Ostrakon ready on {scheme}://{address}  cores {}  volumes {}  kernel features missing: \
          {missing}",
         report.cores, report.volumes
     );
@@ -274,8 +299,11 @@ fn ready_text(
             root.secret_key.expose()
         ));
     }
+    if let Some(admin) = admin {
+        text.push_str(&format!("  metrics: http://{}/metrics\n", reachable(admin)));
+    }
     text.push_str(&format!(
-        "  try: {credentials} aws --endpoint-url http://{} s3 mb s3://mybucket\n",
+        "  try: {credentials} aws --endpoint-url {scheme}://{} s3 mb s3://mybucket\n",
         reachable(address)
     ));
     text
@@ -349,11 +377,19 @@ mod tests {
     #[test]
     fn the_ready_line_is_the_one_scripts_wait_for() {
         let stored = root(Origin::Stored("/srv/my data/credentials".into()));
-        let text = ready_text("0.0.0.0:9000".parse().unwrap(), &report(), &stored, true);
+        let text = ready_text(
+            "http",
+            "0.0.0.0:9000".parse().unwrap(),
+            Some("127.0.0.1:9001".parse().unwrap()),
+            &report(),
+            &stored,
+            true,
+        );
         assert_eq!(
             text,
             "Ostrakon ready on http://0.0.0.0:9000  cores 2  volumes 4  kernel features missing: \
              none  credentials: /srv/my data/credentials\n  \
+             metrics: http://127.0.0.1:9001/metrics\n  \
              try: AWS_SHARED_CREDENTIALS_FILE='/srv/my data/credentials' aws --endpoint-url \
              http://127.0.0.1:9000 s3 mb s3://mybucket\n"
         );
@@ -361,10 +397,17 @@ mod tests {
             missing: vec!["registered buffers".into(), "x".into()],
             ..report()
         };
-        let text = ready_text("[::]:1".parse().unwrap(), &missing, &stored, false);
-        assert!(text.contains("ready on http://[::]:1  "));
+        let text = ready_text(
+            "https",
+            "[::]:1".parse().unwrap(),
+            None,
+            &missing,
+            &stored,
+            false,
+        );
+        assert!(text.contains("ready on https://[::]:1  "));
         assert!(text.contains("missing: registered buffers, x  "));
-        assert!(text.contains("--endpoint-url http://[::1]:1 "));
+        assert!(text.contains("--endpoint-url https://[::1]:1 "));
     }
 
     #[test]
@@ -372,7 +415,7 @@ mod tests {
         let address = "127.0.0.1:9000".parse().unwrap();
         let generated = root(Origin::Generated("/d/credentials".into()));
         let shown = |root: &RootCredentials, terminal| {
-            ready_text(address, &report(), root, terminal).contains("root-secret")
+            ready_text("http", address, None, &report(), root, terminal).contains("root-secret")
         };
         assert!(shown(&generated, true));
         assert!(!shown(&generated, false));
@@ -380,7 +423,8 @@ mod tests {
         let environment = root(Origin::Environment { differs: true });
         assert!(!shown(&environment, true));
         assert!(
-            ready_text(address, &report(), &environment, true).contains("$OSTRAKON_SECRET_KEY")
+            ready_text("http", address, None, &report(), &environment, true)
+                .contains("$OSTRAKON_SECRET_KEY")
         );
     }
 

@@ -22,6 +22,7 @@ use sha2::{Digest, Sha256};
 use toml::de::{DeTable, DeValue};
 
 use crate::credentials::{self, Secret};
+use crate::tls;
 
 /// One configurable thing under its three names.
 #[derive(Debug)]
@@ -61,6 +62,14 @@ pub const SETTINGS: &[Setting] = &[
         help: "Address and port for S3 requests; port 0 takes a free one",
     },
     Setting {
+        flag: "admin-listen",
+        env: "OSTRAKON_ADMIN_LISTEN",
+        value_name: "ADDR:PORT",
+        many: false,
+        default: Some("127.0.0.1:9001"),
+        help: "Address and port for metrics and health, or off",
+    },
+    Setting {
         flag: "cores",
         env: "OSTRAKON_CORES",
         value_name: "N",
@@ -98,7 +107,7 @@ pub const SETTINGS: &[Setting] = &[
         value_name: "PEM",
         many: false,
         default: None,
-        help: "Certificate chain for HTTPS; not supported by this release",
+        help: "Serve HTTPS: certificate chain, the server's first; read again when it changes",
     },
     Setting {
         flag: "tls-key",
@@ -106,7 +115,7 @@ pub const SETTINGS: &[Setting] = &[
         value_name: "PEM",
         many: false,
         default: None,
-        help: "Private key for HTTPS; not supported by this release",
+        help: "Private key of --tls-cert",
     },
     Setting {
         flag: "drain",
@@ -123,6 +132,22 @@ pub const SETTINGS: &[Setting] = &[
         many: false,
         default: Some("info"),
         help: "What to log on standard error: error, warn, info, debug or trace",
+    },
+    Setting {
+        flag: "log-format",
+        env: "OSTRAKON_LOG_FORMAT",
+        value_name: "FORMAT",
+        many: false,
+        default: Some("text"),
+        help: "text, or json: one object a line",
+    },
+    Setting {
+        flag: "access-log",
+        env: "OSTRAKON_ACCESS_LOG",
+        value_name: "ON",
+        many: false,
+        default: Some("off"),
+        help: "on: log every request at level info; off: at level debug",
     },
 ];
 
@@ -210,6 +235,15 @@ impl Given {
 /// Settings of one source, by flag.
 type Layer = BTreeMap<&'static str, Vec<Given>>;
 
+/// Where metrics and health are served.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct AdminListen {
+    pub address: SocketAddr,
+    /// Nobody asked for this address: the server starts without it if it is taken, because two
+    /// servers on one machine both have this default.
+    pub by_default: bool,
+}
+
 /// (k, m) as typed.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct SchemeSetting {
@@ -239,13 +273,20 @@ pub fn canonical_id(name: &str) -> String {
 pub struct Settings {
     pub data: PathBuf,
     pub listen: SocketAddr,
+    /// None: switched off.
+    pub admin: Option<AdminListen>,
     /// None: as many as the process may use.
     pub cores: Option<usize>,
     pub scheme: SchemeSetting,
     pub region: String,
     pub domains: Vec<String>,
+    /// None: plain HTTP.
+    pub tls: Option<tls::Files>,
     pub drain: Duration,
     pub log: tracing::Level,
+    pub log_json: bool,
+    /// Requests are logged at level info.
+    pub access_log: bool,
     /// From the file; root is not among them.
     pub users: Vec<User>,
     /// Root credentials of the environment.
@@ -602,6 +643,29 @@ fn decide(
         }
     };
     let listen = parse_listen(&required("listen")?)?;
+    let admin = required("admin-listen")?;
+    let admin = match admin.text.as_str() {
+        "off" => None,
+        _ => Some(AdminListen {
+            address: parse_listen(&admin)?,
+            by_default: matches!(admin.place, Place::Default(_)),
+        }),
+    };
+    if let Some(admin) = admin
+        && admin.address == listen
+        && listen.port() != 0
+    {
+        return refuse(
+            if admin.by_default {
+                "--listen"
+            } else {
+                "--admin-listen"
+            },
+            format!(
+                "{listen} cannot serve S3 and metrics both; choose another --admin-listen, or off"
+            ),
+        );
+    }
     let cores = match one("cores")? {
         None => None,
         Some(given) => match given.text.parse::<usize>() {
@@ -641,14 +705,25 @@ fn decide(
             domains.push(domain);
         }
     }
-    for flag in ["tls-cert", "tls-key"] {
-        if let Some(given) = one(flag)? {
+    let tls = match (one("tls-cert")?, one("tls-key")?) {
+        (None, None) => None,
+        (Some(certificate), Some(key)) => Some(tls::Files {
+            certificate: file_name(&certificate)?,
+            key: file_name(&key)?,
+        }),
+        (Some(given), None) => {
             return refuse(
                 &given.place,
-                "this release does not serve HTTPS; unset it and put a TLS proxy in front",
+                "is set without --tls-key; set both or neither",
             );
         }
-    }
+        (None, Some(given)) => {
+            return refuse(
+                &given.place,
+                "is set without --tls-cert; set both or neither",
+            );
+        }
+    };
     let drain = required("drain")?;
     let drain = match drain.text.parse::<u64>() {
         Ok(seconds) if seconds <= DRAIN_SECONDS_MAX => Duration::from_secs(seconds),
@@ -667,15 +742,31 @@ fn decide(
         "trace" => tracing::Level::TRACE,
         _ => return log.refuse("is not one of error, warn, info, debug, trace"),
     };
+    let log_format = required("log-format")?;
+    let log_json = match log_format.text.as_str() {
+        "text" => false,
+        "json" => true,
+        _ => return log_format.refuse("is not one of text, json"),
+    };
+    let access_log = required("access-log")?;
+    let access_log = match access_log.text.as_str() {
+        "on" => true,
+        "off" => false,
+        _ => return access_log.refuse("is not one of on, off"),
+    };
     Ok(Settings {
         data,
         listen,
+        admin,
         cores,
         scheme,
         region: region.text,
         domains,
+        tls,
         drain,
         log,
+        log_json,
+        access_log,
         users,
         root,
         notes,
@@ -694,6 +785,13 @@ fn parse_listen(given: &Given) -> Result<SocketAddr, ConfigError> {
         return Ok(SocketAddr::new(IpAddr::V4(Ipv4Addr::LOCALHOST), port));
     }
     given.refuse("is not ADDRESS:PORT, such as 127.0.0.1:9000, 0.0.0.0:9000 or [::]:9000")
+}
+
+fn file_name(given: &Given) -> Result<PathBuf, ConfigError> {
+    if given.text.is_empty() || given.text.contains('\0') {
+        return given.refuse("is not the name of a file");
+    }
+    Ok(PathBuf::from(&given.text))
 }
 
 fn parse_scheme(given: &Given) -> Result<SchemeSetting, ConfigError> {
@@ -772,6 +870,9 @@ mod tests {
         let settings = Settings::load(&sources(&[], &[])).unwrap();
         assert_eq!(settings.data, PathBuf::from("./data"));
         assert_eq!(settings.listen.to_string(), "127.0.0.1:9000");
+        let admin = settings.admin.unwrap();
+        assert_eq!(admin.address.to_string(), "127.0.0.1:9001");
+        assert!(admin.by_default);
         assert_eq!(settings.cores, None);
         assert_eq!(settings.region, "us-east-1");
         assert_eq!(settings.drain, Duration::from_secs(30));
@@ -852,7 +953,23 @@ mod tests {
             ("data = []", "--data: names no directory"),
             (
                 "tls_cert = \"x.pem\"",
-                "o.toml:1: tls_cert: this release does not serve HTTPS; unset it and put a TLS proxy in front",
+                "o.toml:1: tls_cert: is set without --tls-key; set both or neither",
+            ),
+            (
+                "tls_key = \"x.pem\"",
+                "o.toml:1: tls_key: is set without --tls-cert; set both or neither",
+            ),
+            (
+                "tls_key = \"\"\ntls_cert = \"x.pem\"",
+                "o.toml:1: tls_key: \"\" is not the name of a file",
+            ),
+            (
+                "log_format = \"xml\"",
+                "o.toml:1: log_format: \"xml\" is not one of text, json",
+            ),
+            (
+                "access_log = \"yes\"",
+                "o.toml:1: access_log: \"yes\" is not one of on, off",
             ),
             (
                 "user = 1",
@@ -1008,6 +1125,25 @@ mod tests {
         for wrong in ["9000", ":9000", "host:9000", "127.0.0.1", "127.0.0.1:99999"] {
             assert!(listen(wrong).is_err(), "{wrong}");
         }
+    }
+
+    #[test]
+    fn the_admin_listener_can_be_moved_and_switched_off() {
+        let admin = |flags: &[(&'static str, &str)]| {
+            let settings = Settings::load(&sources(flags, &[]));
+            settings.map(|s| s.admin).map_err(|e| e.to_string())
+        };
+        assert_eq!(admin(&[("admin-listen", "off")]), Ok(None));
+        let moved = admin(&[("admin-listen", "0.0.0.0:9100")]).unwrap().unwrap();
+        assert_eq!((moved.address.port(), moved.by_default), (9100, false));
+        assert!(
+            admin(&[("admin-listen", "on")])
+                .unwrap_err()
+                .contains("is not ADDRESS:PORT")
+        );
+        let same = admin(&[("listen", "127.0.0.1:9001")]).unwrap_err();
+        assert!(same.starts_with("--listen: 127.0.0.1:9001 cannot serve S3 and metrics both"));
+        assert!(admin(&[("listen", "[::]:0"), ("admin-listen", "[::]:0")]).is_ok());
     }
 
     #[test]

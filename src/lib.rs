@@ -3,6 +3,7 @@
 #[macro_use]
 pub mod plant;
 
+pub mod admin;
 pub mod cli;
 pub mod config;
 pub mod credentials;
@@ -14,6 +15,7 @@ pub mod limits;
 pub mod link;
 pub mod log;
 pub mod meta;
+pub mod metrics;
 pub mod node;
 pub mod object;
 pub mod placement;
@@ -23,4 +25,5 @@ pub mod server;
 pub mod signals;
 pub mod simulation;
 pub mod startup;
+pub mod tls;
 pub mod volume;

@@ -6,21 +6,28 @@ use std::{
     rc::Rc,
     sync::{
         Arc, Mutex,
-        atomic::{AtomicUsize, Ordering},
+        atomic::{AtomicBool, AtomicUsize, Ordering},
         mpsc,
     },
     time::Duration,
 };
 
 use crate::{
+    admin::{self, Admin},
     config::User,
     datadir::{Contents, DataDir},
     limits::LINK_RING_CAPACITY,
     link::Frame,
+    metrics::{
+        counters::{self, CoreCounters, Own},
+        exposition::Sources,
+    },
     node::{self, Layout},
+    object::{ObjectStore, Store},
     rt::{self, CoreId, Mailbox, TcpListener, net::Claim},
     s3::{self, server::Context, users::Users},
     signals::Shutdown,
+    tls,
     volume::Recovery,
 };
 
@@ -30,6 +37,8 @@ pub struct Config {
     pub data: DataDir,
     /// Core 0 listens on it, the others bind its address.
     pub listen: Claim,
+    /// For metrics and health; core 0 serves it.
+    pub admin: Option<Claim>,
     /// Threads to run; also the number of volumes if this start formats.
     pub cores: usize,
     /// CPUs to pin them to, in order; fewer than `cores` when told to run more than there are.
@@ -37,11 +46,26 @@ pub struct Config {
     pub region: String,
     /// Lower case, without a final dot.
     pub domains: Vec<String>,
+    /// Requests are logged at level info.
+    pub access_log: bool,
+    /// None: plain HTTP.
+    pub tls: Option<Tls>,
     /// Who may sign requests. Root is the first.
     pub users: Vec<User>,
     /// How long requests under way may take once `shutdown` is requested.
     pub drain: Duration,
     pub shutdown: Shutdown,
+}
+
+/// How connections are encrypted.
+#[derive(Debug, Clone)]
+pub struct Tls {
+    /// Looked after while the server runs.
+    pub files: tls::Files,
+    /// Made from them.
+    pub current: Arc<tls::Current>,
+    /// Set by whoever wants the files to be read again at once.
+    pub again: Arc<AtomicBool>,
 }
 
 /// What the ready line says.
@@ -65,6 +89,7 @@ pub enum StartError {
 pub fn run(mut config: Config, ready: impl FnOnce(ReadyReport)) -> Result<(), StartError> {
     let refused = |e: &dyn std::fmt::Display| StartError::Refused(e.to_string());
     let no_core = |e: std::io::Error| StartError::Refused(core_refusal(&e));
+    let started_ms = rt::unix_ms();
     let settings = node::Settings::default();
     let reactor = rt::Config {
         helpers: HELPERS,
@@ -107,8 +132,13 @@ pub fn run(mut config: Config, ready: impl FnOnce(ReadyReport)) -> Result<(), St
         ),
         address: config.listen.address(),
         claim: Mutex::new(Some(config.listen)),
+        admin: Mutex::new(config.admin),
+        counters: counters::blocks(cores),
+        started_ms,
         region: config.region.clone(),
         domains: config.domains.clone(),
+        access_log: config.access_log,
+        tls: config.tls.clone(),
         users: config.users.clone(),
         drain: config.drain,
         shutdown: config.shutdown.clone(),
@@ -179,10 +209,15 @@ struct Plan {
     /// Each core takes its own.
     mailboxes: Mutex<Vec<Option<Mailbox<Frame>>>>,
     address: SocketAddr,
-    /// For core 0.
+    /// For core 0, both.
     claim: Mutex<Option<Claim>>,
+    admin: Mutex<Option<Claim>>,
+    counters: Arc<[CoreCounters]>,
+    started_ms: u64,
     region: String,
     domains: Vec<String>,
+    access_log: bool,
+    tls: Option<Tls>,
     users: Vec<User>,
     drain: Duration,
     shutdown: Shutdown,
@@ -249,11 +284,20 @@ async fn run_core(plan: Arc<Plan>, core: CoreId, tell: mpsc::Sender<Report>) -> 
         user
     });
     let users = Users::new(plan.region.clone(), users);
-    let context = Rc::new(Context::new(
-        share.store.clone(),
-        users,
-        plan.domains.clone(),
-    ));
+    let mut context = Context::new(share.store.clone(), users, plan.domains.clone());
+    if let Some(tls) = &plan.tls {
+        context.tls = Some(tls::Acceptor::new(tls.current.clone()));
+        if core == CoreId(0) {
+            let (files, again) = (tls.files.clone(), tls.again.clone());
+            rt::spawn(tls.current.clone().look_after(files, again));
+        }
+    }
+    context.log = s3::request_log::RequestLog::new(plan.access_log);
+    context.counters = Own::new(plan.counters.clone(), usize::from(core.0));
+    let context = Rc::new(context);
+    if core == CoreId(0) {
+        start_admin(&plan, &context);
+    }
     {
         let (context, store, shutdown) =
             (context.clone(), share.store.clone(), plan.shutdown.clone());
@@ -276,6 +320,33 @@ async fn run_core(plan: Arc<Plan>, core: CoreId, tell: mpsc::Sender<Report>) -> 
     }
     plan.served.requested().await;
     node::stop(&share).await.map_err(|e| e.to_string())
+}
+
+/// Serves metrics and health, if there is an address for them, until the core ends: also while it
+/// drains.
+fn start_admin(plan: &Plan, context: &Rc<Context<Store>>) {
+    let claim = plan
+        .admin
+        .lock()
+        .unwrap_or_else(std::sync::PoisonError::into_inner)
+        .take();
+    let Some(claim) = claim else {
+        return;
+    };
+    let ready = {
+        let context = context.clone();
+        move || context.store.ready() && !context.drain.is_requested()
+    };
+    let admin = Admin {
+        sources: Sources {
+            cores: plan.counters.clone(),
+            tls: plan.tls.as_ref().map(|tls| tls.current.clone()),
+            started_ms: plan.started_ms,
+        },
+        link: context.store.link().clone(),
+        ready: Box::new(ready),
+    };
+    rt::spawn(admin::serve(TcpListener::from_claim(claim), Rc::new(admin)));
 }
 
 fn report_recovery(volume: u16, recovery: &Recovery) {

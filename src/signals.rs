@@ -1,6 +1,7 @@
-//! SIGINT and SIGTERM: the first asks for a drain, the second ends the process.
+//! SIGINT and SIGTERM: the first asks for a drain, the second ends the process. SIGHUP has the TLS
+//! certificate read again; without TLS it ends the process, as it does everywhere.
 //!
-//! Both signals are blocked in every thread and taken by one thread that waits for nothing else, so
+//! The signals are blocked in every thread and taken by one thread that waits for nothing else, so
 //! no code ever runs inside a signal handler. Stopping at once is always safe: what was
 //! acknowledged is durable (docs/architecture.md, invariant 1).
 
@@ -107,16 +108,24 @@ impl Drop for Requested {
     }
 }
 
-/// Takes over SIGINT and SIGTERM. Call it before any other thread starts: threads inherit the mask.
-pub fn listen(drain: Duration) -> io::Result<Shutdown> {
-    let signals = block()?;
+/// Takes over SIGINT and SIGTERM, and SIGHUP if it sets something. Call it before any other thread
+/// starts: threads inherit the mask.
+pub fn listen(drain: Duration, reread: Option<Arc<AtomicBool>>) -> io::Result<Shutdown> {
+    let signals = block(reread.is_some())?;
     let shutdown = Shutdown::default();
     let asked = shutdown.clone();
     std::thread::Builder::new()
         .name("signals".to_owned())
         .spawn(move || {
-            let Some(first) = wait(&signals, None) else {
-                return;
+            let first = loop {
+                match (wait(&signals, None), &reread) {
+                    (None, _) => return,
+                    (Some(libc::SIGHUP), Some(reread)) => {
+                        tracing::info!("SIGHUP: reading the TLS certificate again");
+                        reread.store(true, Ordering::Relaxed);
+                    }
+                    (Some(first), _) => break first,
+                }
             };
             tracing::info!(
                 "{}: draining for at most {} s; a second signal stops at once",
@@ -124,7 +133,13 @@ pub fn listen(drain: Duration) -> io::Result<Shutdown> {
                 drain.as_secs()
             );
             asked.request();
-            match wait(&signals, Some(drain + DRAIN_GRACE)) {
+            let second = loop {
+                match wait(&signals, Some(drain + DRAIN_GRACE)) {
+                    Some(libc::SIGHUP) => {}
+                    second => break second,
+                }
+            };
+            match second {
                 Some(second) => {
                     tracing::warn!("{}: stopping at once", name(second));
                     std::process::exit(128 + second);
@@ -147,7 +162,7 @@ fn name(signal: i32) -> &'static str {
 }
 
 #[allow(unsafe_code)]
-fn block() -> io::Result<libc::sigset_t> {
+fn block(hangup: bool) -> io::Result<libc::sigset_t> {
     // SAFETY: a sigset_t is plain bytes that sigemptyset initialises before anything reads them;
     // the pointers are to a local that outlives the calls. Covered by tests/startup.rs.
     unsafe {
@@ -155,6 +170,9 @@ fn block() -> io::Result<libc::sigset_t> {
         libc::sigemptyset(&mut signals);
         libc::sigaddset(&mut signals, libc::SIGINT);
         libc::sigaddset(&mut signals, libc::SIGTERM);
+        if hangup {
+            libc::sigaddset(&mut signals, libc::SIGHUP);
+        }
         let error = libc::pthread_sigmask(libc::SIG_BLOCK, &signals, std::ptr::null_mut());
         if error == 0 {
             Ok(signals)

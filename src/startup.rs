@@ -6,10 +6,14 @@
 
 use std::io;
 use std::net::SocketAddr;
+use std::os::unix::fs::MetadataExt;
+use std::sync::Arc;
 
 use rustix::process::{Resource, Rlimit};
 
+use crate::config::AdminListen;
 use crate::rt::net::Claim;
+use crate::{rt, server, tls};
 
 /// Ring, log files and index of a few volumes, standard streams, and a handful of connections.
 pub const OPEN_FILES_MIN: u64 = 256;
@@ -26,27 +30,35 @@ pub enum StartupError {
     OpenFiles { hard: u64 },
     #[error(
         "{address} is in use by another process; stop that one (ss -ltnp names it) or choose \
-         another --listen"
+         another {flag}"
     )]
-    AddressInUse { address: SocketAddr },
+    AddressInUse {
+        address: SocketAddr,
+        flag: &'static str,
+    },
     #[error(
-        "port {} is reserved for privileged users; choose one from {first_open} up with --listen, \
+        "port {} is reserved for privileged users; choose one from {first_open} up with {flag}, \
          or grant it: setcap cap_net_bind_service=+ep on the binary",
         address.port()
     )]
     PrivilegedPort {
         address: SocketAddr,
         first_open: u32,
+        flag: &'static str,
     },
     #[error(
-        "{} is not an address of this machine; choose another --listen (ip address lists them)",
+        "{} is not an address of this machine; choose another {flag} (ip address lists them)",
         address.ip()
     )]
-    AddressAbsent { address: SocketAddr },
-    #[error("{address} cannot be listened on ({error}); choose another --listen")]
+    AddressAbsent {
+        address: SocketAddr,
+        flag: &'static str,
+    },
+    #[error("{address} cannot be listened on ({error}); choose another {flag}")]
     Address {
         address: SocketAddr,
         error: io::Error,
+        flag: &'static str,
     },
 }
 
@@ -75,21 +87,84 @@ pub fn raise_limits(notes: &mut Vec<String>) -> Result<(), StartupError> {
     Ok(())
 }
 
-/// Takes the address for this process alone; see [`Claim`].
+/// Takes the address of `--listen` for this process alone; see [`Claim`].
 pub fn claim(address: SocketAddr) -> Result<Claim, StartupError> {
+    claim_for("--listen", address)
+}
+
+/// Takes that of `--admin-listen`; `None` if it is switched off, or taken and nobody asked for it.
+pub fn claim_admin(
+    admin: Option<AdminListen>,
+    notes: &mut Vec<String>,
+) -> Result<Option<Claim>, StartupError> {
+    let Some(admin) = admin else {
+        return Ok(None);
+    };
+    if !admin.address.ip().is_loopback() {
+        notes.push(format!(
+            "metrics on {} are for everybody who reaches it: there is neither TLS nor a password",
+            admin.address
+        ));
+    }
+    match claim_for("--admin-listen", admin.address) {
+        Ok(claim) => Ok(Some(claim)),
+        Err(error) if admin.by_default => {
+            notes.push(format!("metrics are not served: {error} (or off)"));
+            Ok(None)
+        }
+        Err(error) => Err(error),
+    }
+}
+
+fn claim_for(flag: &'static str, address: SocketAddr) -> Result<Claim, StartupError> {
     Claim::new(address).map_err(|error| match error.kind() {
-        io::ErrorKind::AddrInUse => StartupError::AddressInUse { address },
-        io::ErrorKind::AddrNotAvailable => StartupError::AddressAbsent { address },
+        io::ErrorKind::AddrInUse => StartupError::AddressInUse { address, flag },
+        io::ErrorKind::AddrNotAvailable => StartupError::AddressAbsent { address, flag },
         io::ErrorKind::PermissionDenied => {
             let first = std::fs::read_to_string("/proc/sys/net/ipv4/ip_unprivileged_port_start");
             let first = first.ok().and_then(|text| text.trim().parse().ok());
             StartupError::PrivilegedPort {
                 address,
                 first_open: first.unwrap_or(1024),
+                flag,
             }
         }
-        _ => StartupError::Address { address, error },
+        _ => StartupError::Address {
+            address,
+            error,
+            flag,
+        },
     })
+}
+
+/// Reads the TLS pair.
+pub fn tls(files: &tls::Files, notes: &mut Vec<String>) -> Result<server::Tls, tls::PairError> {
+    let pair = files.load()?;
+    let now = i64::try_from(rt::unix_ms() / 1000).unwrap_or(i64::MAX);
+    if let Some(warning) = pair.time_warning(now) {
+        notes.push(format!("{}: {warning}", files.certificate.display()));
+    }
+    let key = files.key.display();
+    if std::fs::metadata(&files.key).is_ok_and(|file| file.mode() & 0o007 != 0) {
+        notes.push(format!(
+            "{key} is a private key and open to all users of this machine; chmod 600 {key}"
+        ));
+    }
+    Ok(server::Tls {
+        files: files.clone(),
+        current: tls::Current::new(pair),
+        again: Arc::default(),
+    })
+}
+
+/// Secret keys never travel, but everything else does as it is.
+pub fn note_open_listener(listen: SocketAddr, tls: bool, notes: &mut Vec<String>) {
+    if !tls && !listen.ip().is_loopback() {
+        notes.push(format!(
+            "{listen} is reached from other machines without TLS: objects and listings travel in \
+             the clear; give --tls-cert and --tls-key, or put a TLS proxy in front"
+        ));
+    }
 }
 
 #[cfg(test)]

@@ -58,7 +58,8 @@ class Server:
                 stdin=subprocess.DEVNULL,
                 stdout=subprocess.PIPE,
                 stderr=log,
-                env=inherited | self.environment,
+                # Its default is one for all servers of the machine.
+                env=inherited | {"OSTRAKON_ADMIN_LISTEN": "off"} | self.environment,
             )
 
     def wait_ready(self, seconds=START_SECONDS_MAX):
@@ -78,7 +79,7 @@ class Server:
                 code = self.process.wait()
                 raise NotReady(f"exit code {code} before it was ready\n{self.log_tail()}")
             text += piece
-        match = re.match(rb"Ostrakon ready on http://([^ ]+):(\d+)  ", text)
+        match = re.match(rb"Ostrakon ready on https?://([^ ]+):(\d+)  ", text)
         if not match:
             self.kill()
             raise NotReady(f"not a ready line: {text!r}")

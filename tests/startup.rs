@@ -70,6 +70,8 @@ fn serve_in(words: &[&str], data: &Path) -> Command {
             command.env_remove(name);
         }
     }
+    // Its default is one for all servers of the machine; tests that want it ask for one.
+    command.env("OSTRAKON_ADMIN_LISTEN", "off");
     command
         .stdin(Stdio::null())
         .stdout(Stdio::piped())
@@ -139,7 +141,9 @@ impl Server {
             panic!("not ready: stdout {text:?}, stderr {:?}", err.text());
         }
         let address = text
-            .strip_prefix("Ostrakon ready on http://")
+            .strip_prefix("Ostrakon ready on http")
+            .map(|rest| rest.strip_prefix('s').unwrap_or(rest))
+            .and_then(|rest| rest.strip_prefix("://"))
             .and_then(|rest| rest.split_once("  "))
             .unwrap_or_else(|| panic!("not a ready line: {text:?}"))
             .0
@@ -466,6 +470,442 @@ fn a_credentials_file_open_to_others_is_refused() {
     std::fs::set_permissions(&file, PermissionsExt::from_mode(0o644)).unwrap();
     let chmod = format!("chmod 600 {}", file.display());
     assert_says(&refused(&mut serve(&data)), &["mode 644", &chmod]);
+}
+
+// ---- TLS -------------------------------------------------------------------------------------------
+
+/// A key and its certificate for `localhost`, valid until the end of that year.
+struct Issued {
+    certificate: String,
+    key: String,
+}
+
+fn issue(last_year: i32) -> Issued {
+    let mut parameters = rcgen::CertificateParams::new(vec!["localhost".to_owned()]).unwrap();
+    parameters.not_before = rcgen::date_time_ymd(2001, 1, 1);
+    parameters.not_after = rcgen::date_time_ymd(last_year, 12, 31);
+    let key = rcgen::KeyPair::generate().unwrap();
+    Issued {
+        certificate: parameters.self_signed(&key).unwrap().pem(),
+        key: key.serialize_pem(),
+    }
+}
+
+struct TlsFiles {
+    certificate: PathBuf,
+    key: PathBuf,
+}
+
+impl TlsFiles {
+    fn write(directory: &Path, issued: &Issued) -> TlsFiles {
+        let files = TlsFiles {
+            certificate: directory.join("cert.pem"),
+            key: directory.join("key.pem"),
+        };
+        files.put(&issued.certificate, &issued.key);
+        std::fs::set_permissions(&files.key, PermissionsExt::from_mode(0o600)).unwrap();
+        files
+    }
+
+    fn put(&self, certificate: &str, key: &str) {
+        std::fs::write(&self.certificate, certificate).unwrap();
+        std::fs::write(&self.key, key).unwrap();
+    }
+
+    fn serve(&self, data: &Path) -> Command {
+        let mut command = serve(data);
+        command.arg("--tls-cert").arg(&self.certificate);
+        command.arg("--tls-key").arg(&self.key);
+        command
+    }
+}
+
+type TlsStream = rustls::StreamOwned<rustls::ClientConnection, TcpStream>;
+
+/// A connection to `server` by a client that trusts this certificate only.
+fn tls_connect(server: &Server, trusted: &Issued) -> std::io::Result<TlsStream> {
+    use rustls::pki_types::{CertificateDer, ServerName, pem::PemObject};
+    let mut roots = rustls::RootCertStore::empty();
+    roots
+        .add(CertificateDer::from_pem_slice(trusted.certificate.as_bytes()).unwrap())
+        .unwrap();
+    let config = rustls::ClientConfig::builder()
+        .with_root_certificates(roots)
+        .with_no_client_auth();
+    let name = ServerName::try_from("localhost").unwrap();
+    let client = rustls::ClientConnection::new(Arc::new(config), name).unwrap();
+    let tcp = TcpStream::connect(server.address)?;
+    tcp.set_read_timeout(Some(QUICK))?;
+    let mut stream = rustls::StreamOwned::new(client, tcp);
+    while stream.conn.is_handshaking() {
+        stream.conn.complete_io(&mut stream.sock)?;
+    }
+    Ok(stream)
+}
+
+/// Asks for the health of the server: the status.
+fn health(stream: &mut (impl Read + Write)) -> u16 {
+    stream
+        .write_all(b"GET /minio/health/live HTTP/1.1\r\nHost: localhost\r\n\r\n")
+        .unwrap();
+    let mut answer = Vec::new();
+    while !answer.ends_with(b"\r\n\r\n") {
+        let mut byte = [0];
+        stream.read_exact(&mut byte).unwrap();
+        answer.push(byte[0]);
+    }
+    parse_status(&answer)
+}
+
+#[test]
+fn tls_files_that_are_no_pair_are_refused_before_anything_is_touched() {
+    let dir = scratch();
+    let data = dir.path().join("data");
+    let (good, other) = (issue(2050), issue(2050));
+    let files = TlsFiles::write(dir.path(), &good);
+    let certificate = files.certificate.display().to_string();
+    let key = files.key.display().to_string();
+
+    files.put(&good.certificate, &other.key);
+    let line = refused(&mut files.serve(&data));
+    assert_says(
+        &line,
+        &[
+            &format!("{key} is not the key of"),
+            &certificate,
+            "--tls-key",
+        ],
+    );
+    files.put("not PEM", &good.key);
+    let line = refused(&mut files.serve(&data));
+    assert_says(
+        &line,
+        &[&format!("{certificate} holds no certificate in PEM form")],
+    );
+    files.put(&good.certificate, &good.key[..100]);
+    assert_says(
+        &refused(&mut files.serve(&data)),
+        &[&format!("{key} is damaged")],
+    );
+    std::fs::remove_file(&files.key).unwrap();
+    let line = refused(&mut files.serve(&data));
+    assert_says(
+        &line,
+        &[
+            &format!("{key} cannot be read (No such file"),
+            "correct --tls-key",
+        ],
+    );
+    let line = refused(serve(&data).env("OSTRAKON_TLS_CERT", "x.pem"));
+    assert_says(
+        &line,
+        &["OSTRAKON_TLS_CERT: is set without --tls-key; set both or neither"],
+    );
+    assert!(!data.exists(), "a refused start must touch nothing");
+}
+
+#[test]
+fn an_expired_certificate_and_an_open_key_are_only_warned_of() {
+    let dir = scratch();
+    let files = TlsFiles::write(dir.path(), &issue(2002));
+    std::fs::set_permissions(&files.key, PermissionsExt::from_mode(0o604)).unwrap();
+    let server = Server::start(&mut files.serve(&dir.path().join("data")));
+    let log = server.err.clone();
+    assert!(log.wait_for("has expired", QUICK), "{}", log.text());
+    assert!(log.text().contains("open to all users"), "{}", log.text());
+    server.stop();
+}
+
+#[test]
+fn an_open_listener_without_tls_is_warned_of_once() {
+    let dir = scratch();
+    let data = dir.path().join("data");
+    let files = TlsFiles::write(dir.path(), &issue(2050));
+    let warned = |command: &mut Command| {
+        let server = Server::start(command.env("OSTRAKON_LISTEN", "0.0.0.0:0"));
+        let log = server.err.clone();
+        server.stop();
+        log.text().matches("without TLS").count()
+    };
+    let listen_by_environment = |command: &Command| {
+        let mut other = Command::new(command.get_program());
+        let arguments: Vec<_> = command.get_args().collect();
+        let at = arguments.iter().position(|a| *a == "--listen").unwrap();
+        other.args(&arguments[..at]).args(&arguments[at + 2..]);
+        other
+            .stdin(Stdio::null())
+            .stdout(Stdio::piped())
+            .stderr(Stdio::piped());
+        other
+    };
+    assert_eq!(warned(&mut listen_by_environment(&serve(&data))), 1);
+    assert_eq!(warned(&mut listen_by_environment(&files.serve(&data))), 0);
+}
+
+#[test]
+fn a_new_certificate_is_taken_up_and_a_wrong_one_is_not() {
+    let dir = scratch();
+    let (first, second, third) = (issue(2050), issue(2051), issue(2052));
+    let files = TlsFiles::write(dir.path(), &first);
+    let server = Server::start(&mut files.serve(&dir.path().join("data")));
+    assert!(
+        server
+            .ready_line()
+            .starts_with("Ostrakon ready on https://")
+    );
+    assert!(server.out.text().contains("--endpoint-url https://"));
+    let log = server.err.clone();
+    let mut early = tls_connect(&server, &first).unwrap();
+    assert_eq!(
+        early.conn.protocol_version(),
+        Some(rustls::ProtocolVersion::TLSv1_3)
+    );
+    assert_eq!(health(&mut early), 200);
+
+    files.put(&second.certificate, &first.key);
+    assert!(
+        log.wait_for("the TLS certificate in force stays: ", QUICK),
+        "{}",
+        log.text()
+    );
+    assert_eq!(health(&mut tls_connect(&server, &first).unwrap()), 200);
+
+    files.put(&second.certificate, &second.key);
+    assert!(log.wait_for("taken up", QUICK), "{}", log.text());
+    assert_eq!(health(&mut tls_connect(&server, &second).unwrap()), 200);
+    assert!(tls_connect(&server, &first).is_err());
+    // Connections go on with what they began with.
+    assert_eq!(health(&mut early), 200);
+
+    files.put(&third.certificate, &third.key);
+    server.signal(rustix::process::Signal::HUP);
+    assert!(log.wait_for("SIGHUP", QUICK), "{}", log.text());
+    let start = Instant::now();
+    while tls_connect(&server, &third).is_err() {
+        assert!(start.elapsed() < QUICK, "{}", log.text());
+        std::thread::sleep(Duration::from_millis(50));
+    }
+    server.stop();
+}
+
+#[test]
+fn the_wrong_protocol_is_answered_and_does_no_harm() {
+    let dir = scratch();
+    let issued = issue(2050);
+    let files = TlsFiles::write(dir.path(), &issued);
+    let server = Server::start(
+        files
+            .serve(&dir.path().join("data"))
+            .args(["--log", "debug"]),
+    );
+    let mut plain = TcpStream::connect(server.address).unwrap();
+    assert_eq!(health(&mut plain), 400);
+    let mut text = String::new();
+    plain.read_to_string(&mut text).unwrap();
+    assert!(text.contains("use https://"), "{text}");
+    assert!(
+        server.err.wait_for("does not speak TLS", QUICK),
+        "{}",
+        server.err.text()
+    );
+    assert_eq!(health(&mut tls_connect(&server, &issued).unwrap()), 200);
+    server.stop();
+
+    let server = Server::start(serve(&dir.path().join("data")).args(["--log", "debug"]));
+    assert!(tls_connect(&server, &issued).is_err());
+    assert!(server.err.wait_for("speaks TLS to a server without", QUICK));
+    assert_eq!(
+        health(&mut TcpStream::connect(server.address).unwrap()),
+        200
+    );
+    server.stop();
+}
+
+// ---- the admin listener --------------------------------------------------------------------------------
+
+/// Where the metrics are, as the start has said.
+fn admin_address(server: &Server) -> SocketAddr {
+    let text = server.out.text();
+    let line = text
+        .lines()
+        .find_map(|l| l.strip_prefix("  metrics: http://"));
+    let address = line.and_then(|l| l.strip_suffix("/metrics"));
+    address
+        .unwrap_or_else(|| panic!("no metrics: {text}"))
+        .parse()
+        .unwrap()
+}
+
+/// Status and body of a GET by plain HTTP.
+fn fetch(address: SocketAddr, path: &str) -> (u16, String) {
+    let mut stream = TcpStream::connect(address).unwrap();
+    stream.set_read_timeout(Some(QUICK)).unwrap();
+    write!(
+        stream,
+        "GET {path} HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n"
+    )
+    .unwrap();
+    let mut answer = String::new();
+    stream.read_to_string(&mut answer).unwrap();
+    let (head, body) = answer.split_once("\r\n\r\n").unwrap();
+    (parse_status(head.as_bytes()), body.to_owned())
+}
+
+/// The samples of a page: name with labels, and value. The page must be in the text format.
+fn samples(page: &str) -> std::collections::BTreeMap<String, f64> {
+    let (mut types, mut found) = (Vec::new(), std::collections::BTreeMap::new());
+    for line in page.lines() {
+        if let Some(rest) = line.strip_prefix("# TYPE ") {
+            let (name, kind) = rest.split_once(' ').unwrap();
+            assert!(["counter", "gauge", "histogram"].contains(&kind), "{line}");
+            assert!(!types.contains(&name), "{name} comes twice");
+            types.push(name);
+        } else if !line.starts_with("# HELP ") {
+            let (sample, value) = line.rsplit_once(' ').unwrap();
+            let name = sample.split('{').next().unwrap();
+            let family = types.last().unwrap();
+            let suffix = name
+                .strip_prefix(family)
+                .unwrap_or_else(|| panic!("{line}"));
+            assert!(
+                ["", "_bucket", "_sum", "_count"].contains(&suffix),
+                "{line}"
+            );
+            let before = found.insert(sample.to_owned(), value.parse().unwrap());
+            assert!(before.is_none(), "{line}");
+        }
+    }
+    found
+}
+
+#[test]
+fn metrics_tell_what_was_done_and_nothing_that_is_not_documented() {
+    let dir = scratch();
+    let data = dir.path().join("data");
+    let mut command = serve(&data);
+    command.args(["--admin-listen", "127.0.0.1:0", "--cores", "2"]);
+    let server = Server::start(&mut command);
+    let admin = admin_address(&server);
+    assert_eq!(fetch(admin, "/minio/health/live").0, 200);
+    assert_eq!(fetch(admin, "/minio/health/ready").0, 200);
+    assert_eq!(fetch(admin, "/bucket").0, 404);
+
+    let client = Client::stored(&server, &data);
+    assert_eq!(client.put("/metrics-bucket", b""), 200);
+    let object = vec![7; 300_000];
+    for key in 0..5 {
+        assert_eq!(client.put(&format!("/metrics-bucket/{key}"), &object), 200);
+    }
+    assert_eq!(client.get("/metrics-bucket/1"), (200, object));
+    assert_eq!(
+        Client::new(&server, "NOBODY", "no-secret").put("/other", b""),
+        403
+    );
+    assert_eq!(
+        health(&mut TcpStream::connect(server.address).unwrap()),
+        200
+    );
+    let mut idle = TcpStream::connect(server.address).unwrap();
+    assert_eq!(health(&mut idle), 200);
+
+    let (status, page) = fetch(admin, "/metrics");
+    assert_eq!(status, 200);
+    let found = samples(&page);
+    let value = |name: &str| {
+        *found
+            .get(name)
+            .unwrap_or_else(|| panic!("no {name} in {page}"))
+    };
+    let operation = |name: &str, status: &str| {
+        let labels = format!("{{operation=\"{name}\",status=\"{status}\"}}");
+        value(&format!("ostrakon_requests_total{labels}"))
+    };
+    assert_eq!(operation("PutObject", "2xx"), 5.0);
+    assert_eq!(operation("CreateBucket", "2xx"), 1.0);
+    assert_eq!(operation("GetObject", "2xx"), 1.0);
+    assert_eq!(operation("None", "4xx"), 1.0);
+    assert_eq!(operation("Health", "2xx"), 2.0);
+    let seconds = "ostrakon_request_duration_seconds";
+    assert_eq!(
+        value(&format!("{seconds}_count{{operation=\"PutObject\"}}")),
+        5.0
+    );
+    assert_eq!(
+        value(&format!(
+            "{seconds}_bucket{{operation=\"PutObject\",le=\"+Inf\"}}"
+        )),
+        5.0
+    );
+    assert!(value(&format!("{seconds}_sum{{operation=\"PutObject\"}}")) > 0.0);
+    let failures = "ostrakon_authentication_failures_total{code=\"InvalidAccessKeyId\"}";
+    assert_eq!(value(failures), 1.0);
+    assert_eq!(value("ostrakon_put_bytes_total"), 1_500_000.0);
+    assert_eq!(value("ostrakon_get_bytes_total"), 300_000.0);
+    assert!(value("ostrakon_received_bytes_total") > 1_500_000.0);
+    assert!(value("ostrakon_sent_bytes_total") > 300_000.0);
+    assert!(value("ostrakon_connections_accepted_total") >= 8.0);
+    assert!(value("ostrakon_connections") >= 1.0);
+    assert_eq!(value("ostrakon_cores"), 2.0);
+    for volume in 0..2 {
+        let of = |name: &str| value(&format!("ostrakon_volume_{name}{{volume=\"{volume}\"}}"));
+        assert_eq!((of("up"), of("writable"), of("suspect")), (1.0, 1.0, 0.0));
+        assert!(of("files") > of("files_free") && of("files_free") > 0.0);
+    }
+    assert!(value("ostrakon_buffer_used_bytes{core=\"1\"}") > 0.0);
+
+    let documented = ostrakon::metrics::METRICS;
+    for line in page.lines().filter_map(|line| line.strip_prefix("# TYPE ")) {
+        let known =
+            |m: &&ostrakon::metrics::Metric| line == format!("{} {}", m.name, m.kind.name());
+        assert!(documented.iter().find(known).is_some(), "{line}");
+    }
+    for metric in documented {
+        let told = page.contains(&format!("# TYPE {} ", metric.name));
+        assert_eq!(
+            told,
+            metric.name != "ostrakon_tls_certificate_end_seconds",
+            "{}",
+            metric.name
+        );
+    }
+    server.stop();
+
+    let files = TlsFiles::write(dir.path(), &issue(2050));
+    let server = Server::start(files.serve(&data).args(["--admin-listen", "127.0.0.1:0"]));
+    assert_eq!(
+        health(&mut TcpStream::connect(server.address).unwrap()),
+        400
+    );
+    let found = samples(&fetch(admin_address(&server), "/metrics").1);
+    assert_eq!(
+        found["ostrakon_tls_certificate_end_seconds"],
+        2_556_057_600.0
+    );
+    assert_eq!(found["ostrakon_tls_handshakes_failed_total"], 1.0);
+    server.stop();
+}
+
+#[test]
+fn the_admin_listener_is_worth_a_refusal_only_to_those_who_asked_for_it() {
+    let dir = scratch();
+    let data = dir.path().join("data");
+    // Somebody has it, be it this test.
+    let _taken = TcpListener::bind("127.0.0.1:9001");
+    let server = Server::start(serve(&data).env_remove("OSTRAKON_ADMIN_LISTEN"));
+    let log = server.err.clone();
+    assert!(log.wait_for("metrics are not served: 127.0.0.1:9001 is in use", QUICK));
+    assert!(!server.out.text().contains("metrics:"));
+    server.stop();
+    let line = refused(serve(&data).args(["--admin-listen", "127.0.0.1:9001"]));
+    assert_says(
+        &line,
+        &["127.0.0.1:9001 is in use", "another --admin-listen"],
+    );
+
+    let mut open = serve(&data);
+    let server = Server::start(open.args(["--admin-listen", "0.0.0.0:0"]));
+    assert!(server.err.wait_for("for everybody who reaches it", QUICK));
+    server.stop();
 }
 
 // ---- two servers -----------------------------------------------------------------------------------

@@ -228,6 +228,11 @@ pub struct Index {
     store: Store,
     /// Whether the store held nothing at the last `refresh`: then a removal needs no marker.
     store_empty: std::cell::Cell<bool>,
+    /// The first read that failed.
+    failure: RefCell<Option<IndexError>>,
+    /// Reads fail from now on, as those of a broken store do.
+    #[cfg(test)]
+    broken: std::cell::Cell<bool>,
     /// A helper thread is writing a frozen table. Lowered by the helper and not by the future
     /// that waits for it, because that may be dropped: an old table must not be written late, over
     /// a newer one.
@@ -280,6 +285,9 @@ impl Index {
             frozen: RefCell::default(),
             store_empty: std::cell::Cell::new(store.is_empty()),
             store,
+            failure: RefCell::default(),
+            #[cfg(test)]
+            broken: Default::default(),
             writing: Arc::default(),
         })
     }
@@ -314,10 +322,46 @@ impl Index {
         {
             return Ok(change.map(f));
         }
-        match &self.store {
+        let found = self.check_store().and_then(|()| match &self.store {
             Store::Lmdb(store) => store.get(&full, f),
             Store::Twin(store) => Ok(store.get(&full, f)),
+        });
+        self.noting_failure(found)
+    }
+
+    /// The first read that failed. What was derived from reads since then may take the unreadable for absent.
+    pub fn failure(&self) -> Option<IndexError> {
+        self.failure.borrow().clone()
+    }
+
+    fn noting_failure<T>(&self, result: Result<T, IndexError>) -> Result<T, IndexError> {
+        if let Err(error) = &result {
+            self.failure
+                .borrow_mut()
+                .get_or_insert_with(|| error.clone());
         }
+        result
+    }
+
+    #[cfg(not(test))]
+    fn check_store(&self) -> Result<(), IndexError> {
+        Ok(())
+    }
+
+    #[cfg(test)]
+    fn check_store(&self) -> Result<(), IndexError> {
+        match self.broken.get() {
+            true => Err(IndexError::Damaged {
+                during: "a read",
+                reason: "a test".to_owned(),
+            }),
+            false => Ok(()),
+        }
+    }
+
+    #[cfg(test)]
+    pub fn break_store(&self) {
+        self.broken.set(true);
     }
 
     pub fn put(&self, table: Table, key: &[u8], value: Vec<u8>) {
@@ -361,7 +405,8 @@ impl Index {
             layers.push(Layer::Memory(&active));
         }
         layers.extend(frozen.as_deref().map(Layer::Memory));
-        match &self.store {
+        self.noting_failure(self.check_store())?;
+        let end = match &self.store {
             Store::Lmdb(store) => {
                 let txn = store.snapshot();
                 let mut layers = layers;
@@ -374,7 +419,8 @@ impl Index {
                 layers.extend(snapshot.layers());
                 merge::scan(&layers, &full, steps_max, f)
             }
-        }
+        };
+        self.noting_failure(end)
     }
 
     /// Keys, values and overhead of the active table.

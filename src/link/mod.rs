@@ -15,10 +15,10 @@ use std::{
 };
 
 use futures_channel::oneshot;
-use shard_format::{BucketId, ObjectId, PgId, SegmentIndex};
+use shard_format::{BucketId, Head, ObjectId, PgId, SegmentIndex};
 
 use crate::{
-    log::Segment,
+    log::{FileState, Segment},
     meta::{
         BucketValue, Groups, ListQuery, ObjectRecord, Page, PartValue, UploadQuery, Uploaded,
         UploadsPage,
@@ -126,8 +126,20 @@ pub enum Reply {
 pub struct VolumeStatus {
     pub counters: Counters,
     pub writable: Result<(), VolumeError>,
+    /// Durable metadata cannot be read.
+    pub suspect: bool,
     pub files_free: usize,
     pub files: usize,
+    /// Length of one file.
+    pub file_bytes: u64,
+    /// Estimates, over all files and over sealed ones.
+    pub live_bytes: u64,
+    pub dead_bytes: u64,
+    /// Of the commit, bulk and relocate heads.
+    pub flushes: [u64; 3],
+    /// The core that answers, and of its buffers the bytes handed out and all.
+    pub core: CoreId,
+    pub buffer_bytes: (usize, usize),
 }
 
 /// A message on a ring.
@@ -332,15 +344,25 @@ impl Link {
                 Reply::Orphans(groups.orphans(objects, age).await?)
             }
             Request::Status => {
-                let files = v.files();
+                let (files, file_bytes) = (v.files(), v.view().files.file_length());
+                let dead = |state: FileState, live: u64| match state {
+                    FileState::Sealed(_) | FileState::Retiring(_) => {
+                        file_bytes.saturating_sub(live)
+                    }
+                    _ => 0,
+                };
                 Reply::Status(VolumeStatus {
                     counters: v.counters(),
                     writable: v.check_writable(),
-                    files_free: files
-                        .iter()
-                        .filter(|f| f.2 == crate::log::FileState::Free)
-                        .count(),
+                    suspect: v.check_all_groups().is_err(),
+                    files_free: files.iter().filter(|f| f.2 == FileState::Free).count(),
                     files: files.len(),
+                    file_bytes,
+                    live_bytes: files.iter().map(|f| f.3).sum(),
+                    dead_bytes: files.iter().map(|f| dead(f.2, f.3)).sum(),
+                    flushes: [Head::Commit, Head::Bulk, Head::Relocate].map(|h| v.flushes(h)),
+                    core: self.0.core,
+                    buffer_bytes: rt::pool_usage(),
                 })
             }
         })

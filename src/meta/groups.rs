@@ -128,7 +128,7 @@ impl Groups {
             self.volume.check_group(pg)?;
             let store = self.volume.view();
             let Some(current) = (Register::Version { bucket, key })
-                .current(&store)
+                .read(&store)?
                 .filter(|c| c.present)
             else {
                 return Err(VolumeError::Absent);
@@ -159,7 +159,7 @@ impl Groups {
                     if lease && value.chunks > 0 {
                         self.release(value.object());
                     }
-                    let again = Register::Version { bucket, key }.current(&self.volume.view());
+                    let again = Register::Version { bucket, key }.read(&self.volume.view())?;
                     if again.is_some_and(|c| c.slot.place == current.slot.place) {
                         return Err(e);
                     }
@@ -186,7 +186,7 @@ impl Groups {
         };
         for _ in 0..READS_MAX {
             self.volume.check_group(pg)?;
-            let Some(current) = register.current(&self.volume.view()).filter(|c| c.present) else {
+            let Some(current) = register.read(&self.volume.view())?.filter(|c| c.present) else {
                 return Ok(None);
             };
             let Some(value) = UploadValue::decode(&current.slot.value) else {
@@ -210,7 +210,7 @@ impl Groups {
                     return Ok(Some(Uploaded::Open(value, record)));
                 }
                 Err(e) => {
-                    let again = register.current(&self.volume.view());
+                    let again = register.read(&self.volume.view())?;
                     if again.is_some_and(|c| c.slot.place == place) {
                         return Err(e);
                     }
@@ -239,7 +239,7 @@ impl Groups {
     pub fn bucket(&self, name: &str) -> Result<Option<BucketValue>, VolumeError> {
         self.volume.check_group(PgId::SYSTEM)?;
         let current = Register::Bucket { name }
-            .current(&self.volume.view())
+            .read(&self.volume.view())?
             .filter(|c| c.present);
         Ok(current.and_then(|c| BucketValue::decode(&c.slot.value)))
     }
@@ -454,6 +454,13 @@ impl Groups {
             let store = self.volume.view();
             store.index.get(Table::Objects, &object.0, <[u8]>::to_vec)
         };
+        for listed in [upload, part] {
+            let store = self.volume.view();
+            // Its turn comes, when nobody reads it any more.
+            if store.index.get(Table::Free, &listed.0, |_| ())?.is_some() {
+                return Ok(false);
+            }
+        }
         let Some(owner_of_upload) = owner(upload)? else {
             return Ok(true);
         };

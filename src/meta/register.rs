@@ -20,7 +20,7 @@
 use shard_format::{BucketId, FileNumber, Generation, Hlc, Lsn, ObjectId, PgId};
 
 use crate::{
-    index::{Step, Table},
+    index::{IndexError, Step, Table},
     log::Extent,
     volume::Store,
 };
@@ -237,53 +237,54 @@ impl Register<'_> {
         }
     }
 
-    /// The register as the index has it.
+    /// The register as the index has it, for the state machine. Nothing that was applied counts after a read has
+    /// failed ([`crate::index::Index::failure`]): the volume sees to that.
     pub fn current(&self, store: &Store<'_>) -> Option<Current> {
+        self.read(store).ok().flatten()
+    }
+
+    /// The register as the index has it.
+    pub fn read(&self, store: &Store<'_>) -> Result<Option<Current>, IndexError> {
         let present = match self {
             Register::Version { bucket, key } => {
                 let prefix = key_prefix(*bucket, key);
                 let mut found = None;
                 // The null version is the only one yet; versioned buckets will look past the others here.
-                let _ = store
+                store
                     .index
                     .scan(Table::Versions, &prefix, usize::MAX, |k, v| {
                         if k.starts_with(&prefix) && k.len() == prefix.len() + 8 {
                             found = Slot::decode(v).map(|slot| (k.to_vec(), slot));
                         }
                         Step::Stop
-                    });
+                    })?;
                 found
             }
             _ => {
                 let (table, key) = self.present_key(Hlc(0));
-                let slot = store
-                    .index
-                    .get(table, &key, Slot::decode)
-                    .ok()
-                    .flatten()
-                    .flatten();
+                let slot = store.index.get(table, &key, Slot::decode)?.flatten();
                 slot.map(|slot| (key, slot))
             }
         };
         if let Some((key, slot)) = present {
-            return Some(Current {
+            return Ok(Some(Current {
                 present: true,
                 key,
                 slot,
-            });
+            }));
         }
-        let key = self.tombstone_key()?;
+        let Some(key) = self.tombstone_key() else {
+            return Ok(None);
+        };
         let slot = store
             .index
-            .get(Table::Tombstones, &key, Slot::decode)
-            .ok()
-            .flatten()
-            .flatten()?;
-        Some(Current {
+            .get(Table::Tombstones, &key, Slot::decode)?
+            .flatten();
+        Ok(slot.map(|slot| Current {
             present: false,
             key,
             slot,
-        })
+        }))
     }
 }
 

@@ -21,6 +21,8 @@ mod get;
 mod multipart;
 mod put;
 mod store;
+#[cfg(test)]
+mod tests;
 mod upkeep;
 
 pub use self::{

@@ -475,6 +475,17 @@ pub struct Buf {
     home: Home,
 }
 
+/// Bytes of the core's pool that are handed out, and all of it; zeroes outside a core. What other
+/// cores have returned since the last look counts as handed out.
+pub fn pool_usage() -> (usize, usize) {
+    with_core(|core| {
+        core.map_or((0, 0), |core| {
+            let (all, free) = (core.pool().capacity(), core.pool().free_bytes());
+            (all - free, all)
+        })
+    })
+}
+
 // SAFETY: a buffer is the only owner of its block; `Arena` is `Sync`.
 unsafe impl Send for Buf {}
 // SAFETY: shared access only reads.

@@ -34,7 +34,7 @@ pub mod sim;
 pub mod sync;
 pub mod uring;
 
-pub use buf::Buf;
+pub use buf::{Buf, pool_usage};
 pub use clock::{
     Elapsed, Instant, Sleep, fill_random, now, random_u64, sleep, sleep_until, timeout, unix_ms,
 };

@@ -105,6 +105,8 @@ pub struct S3Error {
     pub details: Vec<(&'static str, String)>,
     /// Header fields of the answer, which is all that the answer to HEAD has.
     pub fields: Vec<(&'static str, String)>,
+    /// Why the server could not, for its log. Not told to the client.
+    pub cause: Option<String>,
     /// The connection cannot go on: the border of the next request is not known.
     pub close: bool,
 }
@@ -118,6 +120,7 @@ impl S3Error {
             message: message.into(),
             details: Vec::new(),
             fields: Vec::new(),
+            cause: None,
             close: false,
         }
     }
@@ -245,10 +248,14 @@ impl From<StoreError> for S3Error {
                 Code::InvalidRequest,
                 "The upload was created with another checksum algorithm or type.",
             ),
-            StoreError::Unavailable { .. } | StoreError::ReadOnly { .. } => {
-                Code::ServiceUnavailable.into()
-            }
-            StoreError::Unreadable { .. } => Code::InternalError.into(),
+            StoreError::Unavailable { .. } | StoreError::ReadOnly { .. } => Self {
+                cause: Some(error.to_string()),
+                ..Code::ServiceUnavailable.into()
+            },
+            StoreError::Unreadable { .. } => Self {
+                cause: Some(error.to_string()),
+                ..Code::InternalError.into()
+            },
             StoreError::Body(error) => error.into(),
         }
     }

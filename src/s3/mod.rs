@@ -29,11 +29,14 @@ mod memory;
 pub mod names;
 pub mod operations;
 pub mod read;
+pub mod request_log;
 pub mod route;
 pub mod server;
 pub mod sigv4;
 #[cfg(test)]
 mod tests;
+#[cfg(test)]
+mod tls_tests;
 pub mod users;
 pub mod wire;
 pub mod xml;

@@ -8,6 +8,7 @@ use crate::s3::memory::MemoryStore;
 use crate::s3::server::{Context, serve};
 use crate::s3::sigv4::tests::sign;
 use crate::s3::users::{User, Users};
+use crate::tls::Acceptor;
 use sha2::{Digest, Sha256};
 use std::net::SocketAddr;
 use std::rc::Rc;
@@ -21,14 +22,16 @@ mod writes;
 
 const SECRET: &str = "canary-secret-key";
 
-struct Server {
-    address: SocketAddr,
+pub(super) struct Server {
+    pub(super) address: SocketAddr,
     store: MemoryStore,
     context: Rc<Context<MemoryStore>>,
 }
 
 /// Runs `test` beside a server on one core.
-fn with_server<F: Future<Output = ()> + 'static>(test: impl FnOnce(Rc<Server>) -> F + 'static) {
+pub(super) fn with_server<F: Future<Output = ()> + 'static>(
+    test: impl FnOnce(Rc<Server>) -> F + 'static,
+) {
     with_arena(16 << 20, test);
 }
 
@@ -36,19 +39,28 @@ fn with_region<F: Future<Output = ()> + 'static>(
     region: &'static str,
     test: impl FnOnce(Rc<Server>) -> F + 'static,
 ) {
-    with_arena_in(region, 16 << 20, test);
+    with_arena_in(region, 16 << 20, None, test);
 }
 
-fn with_arena<F: Future<Output = ()> + 'static>(
+pub(super) fn with_arena<F: Future<Output = ()> + 'static>(
     arena_bytes: usize,
     test: impl FnOnce(Rc<Server>) -> F + 'static,
 ) {
-    with_arena_in("us-east-1", arena_bytes, test);
+    with_acceptor(arena_bytes, None, test);
+}
+
+pub(super) fn with_acceptor<F: Future<Output = ()> + 'static>(
+    arena_bytes: usize,
+    tls: Option<Acceptor>,
+    test: impl FnOnce(Rc<Server>) -> F + 'static,
+) {
+    with_arena_in("us-east-1", arena_bytes, tls, test);
 }
 
 fn with_arena_in<F: Future<Output = ()> + 'static>(
     region: &'static str,
     arena_bytes: usize,
+    tls: Option<Acceptor>,
     test: impl FnOnce(Rc<Server>) -> F + 'static,
 ) {
     let config = Config {
@@ -66,11 +78,9 @@ fn with_arena_in<F: Future<Output = ()> + 'static>(
         let mut other = User::new("other", "OTHER", SECRET, "other-id");
         other.email = None;
         let users = Users::new(region, [User::root("ROOT", SECRET, "root-id"), other]);
-        let context = Rc::new(Context::new(
-            store.clone(),
-            users,
-            vec!["s3.test".to_owned()],
-        ));
+        let mut context = Context::new(store.clone(), users, vec!["s3.test".to_owned()]);
+        context.tls = tls;
+        let context = Rc::new(context);
         let listener = TcpListener::bind("127.0.0.1:0".parse().unwrap()).unwrap();
         let address = listener.local_address().unwrap();
         let server = spawn(serve(listener, Rc::clone(&context), Duration::from_secs(5)));
@@ -89,6 +99,12 @@ fn with_arena_in<F: Future<Output = ()> + 'static>(
             .expect("the drain hangs");
         assert_eq!(left, 0, "connections were left");
     });
+}
+
+impl Server {
+    pub(super) fn connections(&self) -> u64 {
+        self.context.counters.connections.get()
+    }
 }
 
 struct Client {
@@ -205,7 +221,7 @@ impl Client {
 }
 
 /// A signed request, unsent.
-struct Call {
+pub(super) struct Call {
     method: &'static str,
     target: String,
     fields: Vec<(String, String)>,
@@ -217,7 +233,7 @@ struct Call {
 }
 
 impl Call {
-    fn new(method: &'static str, target: &str) -> Self {
+    pub(super) fn new(method: &'static str, target: &str) -> Self {
         Self {
             method,
             target: target.to_owned(),
@@ -240,7 +256,7 @@ impl Call {
         self
     }
 
-    fn field(mut self, name: &str, value: impl ToString) -> Self {
+    pub(super) fn field(mut self, name: &str, value: impl ToString) -> Self {
         self.fields.push((name.to_owned(), value.to_string()));
         self
     }
@@ -256,7 +272,7 @@ impl Call {
     }
 
     /// The head, signed.
-    fn head(&self) -> Vec<u8> {
+    pub(super) fn head(&self) -> Vec<u8> {
         let mut text = format!(
             "{} {} HTTP/1.1\r\nHost: {}\r\n",
             self.method, self.target, self.host
@@ -269,7 +285,7 @@ impl Call {
         sign(&text, self.access_key, SECRET, self.region).into_bytes()
     }
 
-    fn with_body(self, body: &[u8]) -> Vec<u8> {
+    pub(super) fn with_body(self, body: &[u8]) -> Vec<u8> {
         let mut bytes = self.field("Content-Length", body.len()).head();
         bytes.extend_from_slice(body);
         bytes
@@ -302,7 +318,7 @@ fn checksum(algorithm: Algorithm, bytes: &[u8]) -> String {
     hasher.finish().base64()
 }
 
-fn pattern(len: usize) -> Vec<u8> {
+pub(super) fn pattern(len: usize) -> Vec<u8> {
     (0..len).map(|at| (at * 31 + at / 251) as u8).collect()
 }
 

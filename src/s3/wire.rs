@@ -5,11 +5,13 @@
 
 use crate::http::head::{HEAD_SIZE_MAX, Head, HeadError};
 use crate::http::response::CONTINUE;
+use crate::metrics::counters::Own;
 use crate::object::checksum::{Algorithm, Checksum};
 use crate::object::{Body, BodyError};
-use crate::rt::{Buf, Instant, TcpStream, now, timeout};
+use crate::rt::{Buf, Instant, now, timeout};
 use crate::s3::body::Decoder;
 use crate::s3::operations::Upload;
+use crate::tls::Stream;
 use std::io;
 use std::time::Duration;
 
@@ -48,7 +50,7 @@ pub enum NoHead {
 }
 
 pub struct Wire {
-    stream: TcpStream,
+    stream: Stream,
     /// Bytes received ahead are `ahead[start..]`.
     ahead: Option<Buf>,
     start: usize,
@@ -56,16 +58,18 @@ pub struct Wire {
     /// of the core are served from.
     own: bool,
     own_size: usize,
+    counters: Own,
 }
 
 impl Wire {
-    pub fn new(stream: TcpStream) -> Self {
+    pub fn new(stream: Stream, counters: Own) -> Self {
         Self {
             stream,
             ahead: None,
             start: 0,
             own: false,
             own_size: 0,
+            counters,
         }
     }
 
@@ -88,6 +92,7 @@ impl Wire {
             if buf.is_empty() {
                 return Ok(false);
             }
+            self.counters.received_bytes.add(buf.len() as u64);
             self.ahead = Some(buf);
             (self.start, self.own, self.own_size) = (0, false, 0);
         }
@@ -122,6 +127,7 @@ impl Wire {
         let (result, back) = self.stream.recv(buf, len).await;
         buf = back;
         let count = result?;
+        self.counters.received_bytes.add(count as u64);
         buf.set_len(len + count);
         self.ahead = Some(buf);
         Ok(count > 0)
@@ -129,6 +135,7 @@ impl Wire {
 
     /// Before a wait that the client can make long: gives back a buffer that others wait for.
     pub fn settle(&mut self) {
+        self.stream.settle();
         if !self.own && !self.buffered().is_empty() {
             let buf = take_copy(self.buffered());
             (self.ahead, self.start, self.own) = (Some(buf), 0, true);
@@ -159,10 +166,22 @@ impl Wire {
 
     /// Sends the pieces in order.
     pub async fn send(&mut self, pieces: Vec<Buf>) -> io::Result<()> {
+        let length: usize = pieces.iter().map(|piece| piece.len()).sum();
+        self.counters.sent_bytes.add(length as u64);
         match timeout(SEND_TIME_MAX, self.stream.send_all_vectored(pieces)).await {
             Ok(result) => result,
             Err(_) => Err(io::ErrorKind::TimedOut.into()),
         }
+    }
+
+    /// Sends a piece of an object behind `before`.
+    pub async fn send_object(&mut self, before: Vec<Buf>, piece: Buf) -> io::Result<()> {
+        let length = piece.len() as u64;
+        let mut pieces = before;
+        pieces.push(piece);
+        self.send(pieces).await?;
+        self.counters.get_bytes.add(length);
+        Ok(())
     }
 
     /// Sends `bytes`: one copy into buffers of the pool.
@@ -198,8 +217,14 @@ impl Wire {
         true
     }
 
-    pub fn shutdown_write(&self) {
-        self.stream.shutdown_write();
+    /// The first byte received ahead.
+    pub fn first_byte(&self) -> Option<u8> {
+        self.buffered().first().copied()
+    }
+
+    /// Tells the client in good order that nothing more will come.
+    pub async fn close_write(&mut self) {
+        self.stream.close_write().await;
     }
 }
 
@@ -235,6 +260,14 @@ fn patience(received: u64, waited: Duration) -> Duration {
     (BODY_WAIT_MAX + earned)
         .saturating_sub(waited)
         .min(BODY_PAUSE_MAX)
+}
+
+/// A TLS stream that ends without having been closed is as short as a plain one that ends.
+fn broken(error: &io::Error) -> BodyError {
+    match error.kind() {
+        io::ErrorKind::UnexpectedEof => BodyError::Incomplete,
+        _ => BodyError::Io,
+    }
 }
 
 /// What a body leaves behind.
@@ -307,7 +340,7 @@ impl<'w> RequestBody<'w> {
         match ready {
             Ok(Ok(true)) => Ok(()),
             Ok(Ok(false)) => Err(BodyError::Incomplete),
-            Ok(Err(_)) => Err(BodyError::Io),
+            Ok(Err(error)) => Err(broken(&error)),
             Err(_) => Err(BodyError::Timeout),
         }
     }
@@ -340,13 +373,15 @@ impl<'w> RequestBody<'w> {
             let count = if want >= DIRECT_SIZE_MIN && self.wire.buffered().is_empty() {
                 self.go().await?;
                 let since = now();
+                let patience = self.patience();
                 let receiving = self.wire.stream.recv_upto(buf, end, end + want);
-                let Ok((result, back)) = timeout(self.patience(), receiving).await else {
+                let Ok((result, back)) = timeout(patience, receiving).await else {
                     return Err(BodyError::Timeout);
                 };
                 buf = back;
-                let count = result.map_err(|_| BodyError::Io)?;
+                let count = result.map_err(|error| broken(&error))?;
                 self.account(since, count);
+                self.wire.counters.received_bytes.add(count as u64);
                 if count == 0 {
                     return Err(BodyError::Incomplete);
                 }

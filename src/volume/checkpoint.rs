@@ -16,7 +16,9 @@ use crate::{
 /// Room kept for the index to grow into when the drive is full: two checkpoints of deletes.
 const INDEX_RESERVE: u64 = 8 * 1024 * 1024;
 
-const POSITION_VERSION: u8 = 1;
+/// Of positions and of the values of every table: an index of another layout is rebuilt. 2: the objects table says whose
+/// an object is, and there are uploads.
+const POSITION_VERSION: u8 = 2;
 const POSITION_KEY: &[u8] = b"position";
 
 pub(super) fn due(index: &Index) -> bool {
@@ -125,10 +127,9 @@ impl Position {
         })
     }
 
-    pub fn load(index: &Index) -> Result<Option<Position>, IndexError> {
-        Ok(index
-            .get(Table::Position, POSITION_KEY, Position::decode)?
-            .flatten())
+    /// `None`: nothing was ever checkpointed. `Some(None)`: by another release, whose values mean nothing here.
+    pub fn load(index: &Index) -> Result<Option<Option<Position>>, IndexError> {
+        index.get(Table::Position, POSITION_KEY, Position::decode)
     }
 }
 
@@ -161,7 +162,8 @@ impl Volume {
         self.write_checkpoint().await
     }
 
-    fn check_index(&self) -> Result<(), VolumeError> {
+    pub(super) fn check_index(&self) -> Result<(), VolumeError> {
+        self.0.check_index();
         match &*self.0.index_failed.borrow() {
             Some(reason) => Err(VolumeError::ReadOnly {
                 reason: reason.clone(),

@@ -322,12 +322,7 @@ impl Volume {
         if let Some(e) = self.0.log.error() {
             return Err(e.into());
         }
-        if let Some(reason) = &*self.0.index_failed.borrow() {
-            return Err(VolumeError::ReadOnly {
-                reason: reason.clone(),
-            });
-        }
-        Ok(())
+        self.check_index()
     }
 
     /// Waits until new object bytes or versions may be written; `Full` when the drive has only its reserve left.
@@ -535,6 +530,7 @@ impl Inner {
                             ruling: Ruling::Evaluate,
                         };
                         let outcome = self.machine.apply(&store, &applied);
+                        self.check_index();
                         if outcome.is_err() {
                             self.outcomes
                                 .borrow_mut()
@@ -556,16 +552,37 @@ impl Inner {
             match waiter {
                 Waiter::Commit(senders) => {
                     for (sender, outcome) in senders.into_iter().zip(outcomes) {
-                        let _ = sender.send(Ok(outcome));
+                        let _ = sender.send(self.trusted().map(|()| outcome));
                     }
                 }
                 Waiter::Stored(sender) => {
-                    let _ = sender.send(Ok(()));
+                    let _ = sender.send(self.trusted());
                 }
             }
         }
         self.counters.set(counters);
         self.applied.set(batch.seq);
+    }
+
+    /// After a failed read of the index nothing that was applied counts: it may have taken the unreadable for absent.
+    /// The log has the commands; the next start applies them to an index that can be read.
+    fn check_index(&self) {
+        if let Some(error) = self.index.failure() {
+            let mut failed = self.index_failed.borrow_mut();
+            if failed.is_none() {
+                tracing::error!(volume = %self.config.volume, %error, "the index cannot be read");
+                *failed = Some(format!("index: {error}"));
+            }
+        }
+    }
+
+    fn trusted(&self) -> Result<(), VolumeError> {
+        match &*self.index_failed.borrow() {
+            Some(reason) if self.index.failure().is_some() => Err(VolumeError::ReadOnly {
+                reason: reason.clone(),
+            }),
+            _ => Ok(()),
+        }
     }
 
     fn apply_bulk(&self, batch: DurableBatch<Waiter>) {
@@ -604,9 +621,10 @@ impl Inner {
                 shards::insert(&store, &run)
             }
         }
+        self.check_index();
         for waiter in waiters {
             if let Waiter::Stored(sender) = waiter {
-                let _ = sender.send(Ok(()));
+                let _ = sender.send(self.trusted());
             }
         }
     }

@@ -116,7 +116,7 @@ impl Volume {
             headroom: config.index_headroom,
         })
         .await?;
-        let index = match Index::open(config.index_kind, &config.index()).await {
+        let mut index = match Index::open(config.index_kind, &config.index()).await {
             Ok(index) => index,
             Err(IndexError::Damaged { .. }) => {
                 tracing::warn!(volume = %config.volume, "the index is damaged; rebuilding it from the segment files");
@@ -125,7 +125,17 @@ impl Volume {
             }
             Err(e) => return Err(e.into()),
         };
-        let position = Position::load(&index)?;
+        let position = match Position::load(&index)? {
+            Some(Some(position)) => Some(position),
+            None => None,
+            Some(None) => {
+                tracing::info!(volume = %config.volume, "the index is of another layout; rebuilding it from the segment files");
+                drop(index);
+                Index::destroy(config.index_kind, &config.index()).await?;
+                index = Index::open(config.index_kind, &config.index()).await?;
+                None
+            }
+        };
         recovery.rebuilt =
             position.is_none() && found.iter().any(|f| matches!(f.header, Ok(Some(_))));
         let position = position.unwrap_or_default();
