@@ -4,6 +4,7 @@ changes nothing.
     python3 tests/attacks/run.py [--binary PATH] [--suite NAME] [--only TEXT]
 
     matrix   every served operation x who asks x each fault that a signature can have
+    classes  one test for each class of hole that S3 servers have had
 
 Prints "attacks: N passed, N failed"; exits with 1 unless all passed and enough were run.
 """
@@ -15,12 +16,13 @@ import time
 
 sys.path.insert(0, str(pathlib.Path(__file__).resolve().parent.parent))
 
+import classes  # noqa: E402
 import matrix  # noqa: E402
 import server_process  # noqa: E402
 import world  # noqa: E402
 
 # Cases of each suite. Fewer means that something was not asked.
-FLOORS = {"matrix": 10_500}
+FLOORS = {"matrix": 10_500, "classes": 45}
 
 
 class Run:
@@ -56,6 +58,9 @@ class Run:
 
     def matrix(self):
         self.server(lambda place: matrix.Matrix(place, self.tally, self.only).run())
+
+    def classes(self):
+        self.server(lambda place: classes.run(place, self.tally, self.only))
 
 
 def main():
