@@ -5,12 +5,16 @@ changes nothing.
 
     matrix   every served operation x who asks x each fault that a signature can have
     classes  one test for each class of hole that S3 servers have had
+    mixing   two users' bytes under 10,000 disconnects, ranges and short objects, over http and
+             https, and where buffers run out
 
 Prints "attacks: N passed, N failed"; exits with 1 unless all passed and enough were run.
 """
 
 import argparse
 import pathlib
+import ssl
+import subprocess
 import sys
 import time
 
@@ -18,11 +22,18 @@ sys.path.insert(0, str(pathlib.Path(__file__).resolve().parent.parent))
 
 import classes  # noqa: E402
 import matrix  # noqa: E402
+import mixing  # noqa: E402
 import server_process  # noqa: E402
 import world  # noqa: E402
 
 # Cases of each suite. Fewer means that something was not asked.
-FLOORS = {"matrix": 10_500, "classes": 45}
+FLOORS = {"matrix": 10_500, "classes": 45, "mixing": 9}
+# Rounds of `mixing`, and the part of the time that it may take: (rounds, seconds, slow clients).
+MIXING = {
+    "http": (6_000, 40, 0),
+    "https": (2_000, 25, 0),
+    "one core, 200 slow clients": (2_000, 25, 200),
+}
 
 
 class Run:
@@ -61,6 +72,29 @@ class Run:
 
     def classes(self):
         self.server(lambda place: classes.run(place, self.tally, self.only))
+
+    def mixing(self):
+        done = cut = 0
+        for name, (rounds, seconds, held) in MIXING.items():
+            arguments, tls = ["--cores", "1" if held else "2"], None
+            if name == "https":
+                certificate, key = self.workplace.path / "cert.pem", self.workplace.path / "key.pem"
+                command = "openssl req -x509 -newkey ec -pkeyopt ec_paramgen_curve:P-256 -nodes -days 2"
+                command += " -subj /CN=localhost -addext subjectAltName=DNS:localhost"
+                subprocess.run(
+                    [*command.split(), "-keyout", key, "-out", certificate], check=True, capture_output=True
+                )
+                arguments += ["--tls-cert", certificate, "--tls-key", key]
+                tls = ssl.create_default_context(cafile=certificate)
+
+            def work(place, name=name, rounds=rounds, seconds=seconds, held=held, tls=tls):
+                nonlocal done, cut
+                counted = mixing.run(place, self.tally, name, rounds, seconds, held, tls)
+                done, cut = done + counted[0], cut + counted[1]
+
+            self.server(work, arguments, tls)
+        few = None if done >= 8_000 and cut >= 1_500 else f"{done} rounds, {cut} cut off"
+        self.tally.check("mixing: enough rounds", few)
 
 
 def main():
