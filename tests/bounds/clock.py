@@ -48,11 +48,11 @@ def round_of(server, offset, name, expected):
 
     def look():
         for key, body in expected.items():
-            answer = client.get("b", key, now=now)
+            answer = client.get("bucket", key, now=now)
             seen = answer.body if answer.status == 200 else None
             if seen != body:
                 raise Wrong(f"{name}: {key} is {answer}, not {body!r}")
-        answer = client.request("GET", "b", query={"list-type": "2"}, now=now)
+        answer = client.request("GET", "bucket", query={"list-type": "2"}, now=now)
         for key, body in expected.items():
             if (f"<Key>{key}</Key>".encode() in answer.body) != (body is not None):
                 raise Wrong(f"{name}: the listing is wrong about {key}")
@@ -67,9 +67,9 @@ def round_of(server, offset, name, expected):
         }[key.split("-")[1]]
         for step in steps:
             answer = (
-                client.request("DELETE", "b", key, now=now)
+                client.request("DELETE", "bucket", key, now=now)
                 if step is None
-                else client.put("b", key, step, now=now)
+                else client.put("bucket", key, step, now=now)
             )
             if answer.status not in (200, 204):
                 raise Wrong(f"{name}: {key}: {answer}")
@@ -101,7 +101,7 @@ def main():
         for number, (name, offset) in enumerate(rounds):
             server = start(binary, workplace, offset)
             if number == 0:
-                s3_wire.Client.of(server).request("PUT", "b")
+                s3_wire.Client.of(server).request("PUT", "bucket")
             round_of(server, offset, name, expected)
             if number % 2:
                 server.kill()
