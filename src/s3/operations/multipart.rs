@@ -254,9 +254,12 @@ pub(super) async fn list_parts<S: ObjectStore>(
     // Nothing fits into an empty page, so there is nowhere to go on from.
     let truncated = page.truncated && max > 0;
     xml.leaf("StorageClass", class(headers.storage_class.as_deref()))
-        .leaf("PartNumberMarker", &after.to_string())
-        .leaf("NextPartNumberMarker", &last.to_string())
-        .leaf("MaxParts", &max.to_string())
+        .leaf("PartNumberMarker", &after.to_string());
+    // The SDK for JavaScript asks for another page for as long as it is told where that begins.
+    if truncated {
+        xml.leaf("NextPartNumberMarker", &last.to_string());
+    }
+    xml.leaf("MaxParts", &max.to_string())
         .leaf("IsTruncated", if truncated { "true" } else { "false" });
     checksum_of(&mut xml, *checksum);
     for part in &page.parts {

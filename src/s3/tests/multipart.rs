@@ -82,6 +82,8 @@ fn parts_become_an_object() {
         let rest = format!("{target}?uploadId={id}&part-number-marker=2&encoding-type=url");
         let rest = call(c, Call::new("GET", &rest), b"").await;
         assert_eq!(rest.element("Key"), "a%20b/%3C%E2%82%AC");
+        assert_eq!(rest.element("IsTruncated"), "false");
+        assert!(!rest.text().contains("NextPartNumberMarker"));
         assert_eq!(rest.element("PartNumber"), "9");
         assert_eq!(rest.element("IsTruncated"), "false");
         assert_eq!(
