@@ -157,9 +157,9 @@ impl Scenario {
         let cores = rng.between(1, 2) as u16;
         let volumes = cores + rng.below(2) as u16;
         let file_length = [512 << 10, 1 << 20, 2 << 20][rng.below(3) as usize];
-        // Three heads, the reserve and a spare need seven, and each restart leaves some half full.
+        // Three heads, the reserve and a spare need eight, and each restart leaves some half full.
         let files = if faults == Faults::Full {
-            rng.between(11, 15)
+            rng.between(12, 16)
         } else {
             200
         };
