@@ -3,7 +3,8 @@
 //! Rules, each of which was a hole in some server when it was missing:
 //! - One path: a request is authenticated in the header or in the query, never in both, and every
 //!   form that is not known is refused.
-//! - The signature covers the raw path, the whole query, `host`, and *every* `x-amz-*` header that
+//! - The signature covers the raw path (or the same path with slashes for its `%2F`s, which names the
+//!   same key: what signs a slash may send it escaped), the whole query, `host`, and *every* `x-amz-*` header that
 //!   was sent. An unsigned one is refused, so that nobody adds `x-amz-copy-source` to a presigned
 //!   request.
 //! - `x-amz-content-sha256` has one of five known shapes; another one is refused.
@@ -412,12 +413,21 @@ impl<'a> Claim<'a> {
             .by_access_key(self.access_key)
             .ok_or_else(|| S3Error::from(Code::InvalidAccessKeyId))?;
         self.check_signed_headers(head)?;
-        let canonical = canonical_request(head, query, self.signed_headers, declared, presigned);
         let key = user.signing_key(&self.day, users.region());
-        let hash = hex(&Sha256::digest(&canonical).into());
-        let text = format!("{ALGORITHM}\n{}\n{}\n{hash}", self.time, self.scope);
-        let expected = hex(&hmac(&key, text.as_bytes()));
-        if !bool::from(expected.as_bytes().ct_eq(self.signature)) {
+        let signed = |path: &[u8]| {
+            let names = self.signed_headers;
+            let canonical = canonical_request(head, path, query, names, declared, presigned);
+            let hash = hex(&Sha256::digest(&canonical).into());
+            let text = format!("{ALGORITHM}\n{}\n{}\n{hash}", self.time, self.scope);
+            let expected = hex(&hmac(&key, text.as_bytes()));
+            let agrees = bool::from(expected.as_bytes().ct_eq(self.signature));
+            (agrees, expected, text, canonical)
+        };
+        let (mut agrees, mut expected, text, canonical) = signed(head.raw_path());
+        if !agrees && let Some(path) = with_slashes(head.raw_path()) {
+            (agrees, expected, ..) = signed(&path);
+        }
+        if !agrees {
             return Err(S3Error::from(Code::SignatureDoesNotMatch)
                 .with("AWSAccessKeyId", self.access_key)
                 .with("StringToSign", text)
@@ -469,9 +479,27 @@ impl<'a> Claim<'a> {
     }
 }
 
+/// `path` with slashes where it has escaped ones; `None` if it has none.
+///
+/// The SDK for Java signs `//`, and sends `/%2F` because of its HTTP client. AWS does not mind.
+fn with_slashes(path: &[u8]) -> Option<Vec<u8>> {
+    let mut out = Vec::with_capacity(path.len());
+    let mut rest = path;
+    while let Some((&byte, after)) = rest.split_first() {
+        let (byte, after) = match rest {
+            [b'%', b'2', b'F' | b'f', after @ ..] => (b'/', after),
+            _ => (byte, after),
+        };
+        out.push(byte);
+        rest = after;
+    }
+    (out.len() < path.len()).then_some(out)
+}
+
 /// The bytes whose hash is signed.
 fn canonical_request(
     head: &Head,
+    path: &[u8],
     query: &Query<'_>,
     signed_headers: &str,
     declared: &[u8],
@@ -480,7 +508,7 @@ fn canonical_request(
     let mut out = Vec::with_capacity(1024);
     out.extend_from_slice(head.method_token());
     out.push(b'\n');
-    out.extend_from_slice(head.raw_path());
+    out.extend_from_slice(path);
     out.push(b'\n');
 
     let encode = |part: &[u8]| percent_encoding::percent_encode(part, ENCODED).to_string();
@@ -633,7 +661,8 @@ pub(super) mod tests {
         let declared = head
             .first("x-amz-content-sha256")
             .unwrap_or(b"UNSIGNED-PAYLOAD");
-        let canonical = canonical_request(head, &query, names, declared, presigned);
+        let path = head.raw_path();
+        let canonical = canonical_request(head, path, &query, names, declared, presigned);
         let hash = hex(&Sha256::digest(&canonical).into());
         let key = User::root(access_key, secret, "id")
             .signing_key(time.as_bytes()[..8].try_into().expect("a day"), region);
@@ -993,6 +1022,43 @@ pub(super) mod tests {
             check(PRESIGNED, EXAMPLE_TIME - 901),
             Err(Code::AccessDenied)
         );
+    }
+
+    #[test]
+    fn an_escaped_slash_may_have_been_signed_as_a_slash() {
+        let signed = |path: &str| {
+            let text = format!(
+                "GET {path} HTTP/1.1\r\nHost: h\r\nx-amz-date: 20130524T000000Z\r\n\
+                 x-amz-content-sha256: UNSIGNED-PAYLOAD\r\n"
+            );
+            let secret = "wJalrXUtnFEMI/K7MDENG/bPxRfiCYEXAMPLEKEY";
+            let text = sign(&text, "AKIAIOSFODNN7EXAMPLE", secret, "us-east-1");
+            text.trim_end().replace('\r', "")
+        };
+        let sent = |signed_path: &str, path: &str| {
+            let text = signed(signed_path).replacen(signed_path, path, 1);
+            check(&text, EXAMPLE_TIME)
+        };
+        for (signed_path, path) in [
+            ("/b//k", "/b/%2Fk"),
+            ("/b//k", "/b%2F%2fk"),
+            ("/b/%2Fk", "/b/%2Fk"),
+        ] {
+            assert_eq!(sent(signed_path, path), Ok(Payload::Unsigned), "{path}");
+        }
+        for (signed_path, path) in [
+            ("/b/%2Fk", "/b//k"),
+            ("/b/%252Fk", "/b/%2Fk"),
+            ("/b//k", "/b/%252Fk"),
+            ("/b/%6B", "/b/k"),
+            ("/b//k", "/b/%2Fl"),
+        ] {
+            assert_eq!(
+                sent(signed_path, path),
+                Err(Code::SignatureDoesNotMatch),
+                "{path}"
+            );
+        }
     }
 
     #[test]

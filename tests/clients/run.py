@@ -34,7 +34,7 @@ import with_sdk  # noqa: E402
 import with_wire  # noqa: E402
 
 # Whether a server that does not speak TLS fails.
-TLS_REQUIRED = False
+TLS_REQUIRED = True
 
 # A second user, and a domain below which buckets have hosts of their own.
 OTHER = {"aws_access_key_id": "OTHERUSER", "aws_secret_access_key": "other-secret-key-for-tests"}
@@ -71,15 +71,17 @@ def program(language):
     return run
 
 
+# boto3 comes last: it leaves keys that no XML document can hold, which others fail to list.
 SUITES = {
     "wire": checked(with_wire.checks, lambda server, place: with_wire.Context(server)),
-    "boto3": checked(with_boto3.checks, lambda server, place: with_boto3.Context(server, OTHER)),
     "awscli": checked(with_awscli.checks, with_awscli.Context),
     "rclone": checked(with_rclone.checks, with_rclone.Context),
     "s3cmd": checked(with_s3cmd.checks, with_s3cmd.Context),
     "s5cmd": checked(with_s5cmd.checks, with_s5cmd.Context),
     "restic": checked(with_restic.checks, with_restic.Context),
-} | {language: program(language) for language in with_sdk.BUILDS}
+    **{language: program(language) for language in with_sdk.BUILDS},
+    "boto3": checked(with_boto3.checks, lambda server, place: with_boto3.Context(server, OTHER)),
+}
 
 # Its requests are written to plain sockets.
 ONLY_HTTP = {"wire"}

@@ -108,4 +108,4 @@ def refusals(c):
     c.repository()
     c.run("snapshots", wanted="wrong password", environment={"RESTIC_PASSWORD": "another"})
     wrong = {"AWS_SECRET_ACCESS_KEY": "wrong" * 8}
-    c.run("snapshots", wanted="signature", environment=wrong)
+    c.run("snapshots", wanted="Access Denied", environment=wrong)

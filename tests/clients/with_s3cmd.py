@@ -19,6 +19,7 @@ class Context(Tool):
         self.settings = (
             f"[default]\nhost_base = {host}\nhost_bucket = {host}\nuse_https = {secure}\n"
             f"access_key = {self.access_key}\nsecret_key = {{secret}}\n"
+            f"signurl_use_https = {secure}\n"
             "multipart_chunk_size_mb = 5\nmax_retries = 1\nprogress_meter = False\n"
         )
         if secure:

@@ -104,15 +104,20 @@ pub(super) fn object_headers(head: &Head, owner: &str) -> S3Result<ObjectHeaders
             .map_err(|_| S3Error::invalid_argument("A header's value must be UTF-8.", name))?;
         Ok((!text.is_empty()).then(|| text.to_owned()))
     };
-    // Only the transfer's own coding goes; what is left describes the object.
-    let content_encoding = text("content-encoding")?.and_then(|value| {
-        let others: Vec<&str> = value
-            .split(',')
-            .map(str::trim)
-            .filter(|coding| !coding.eq_ignore_ascii_case("aws-chunked") && !coding.is_empty())
-            .collect();
-        (!others.is_empty()).then(|| others.join(","))
-    });
+    // Only the transfer's own coding goes; what is left describes the object. It is a list: SDKs add
+    // to it by another line.
+    let mut codings: Vec<&str> = Vec::new();
+    for value in head.all("content-encoding") {
+        let value = std::str::from_utf8(value).map_err(|_| {
+            S3Error::invalid_argument("A header's value must be UTF-8.", "content-encoding")
+        })?;
+        let others = value.split(',').map(str::trim);
+        codings
+            .extend(others.filter(|coding| {
+                !coding.eq_ignore_ascii_case("aws-chunked") && !coding.is_empty()
+            }));
+    }
+    let content_encoding = (!codings.is_empty()).then(|| codings.join(","));
     let storage_class = storage_class(head)?;
     let mut user: Vec<(String, String)> = Vec::new();
     let mut size = 0;
