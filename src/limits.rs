@@ -40,8 +40,10 @@ pub const UNFLUSHED_BATCHES_MAX: u64 = 16;
 pub const FLOOR_DELAY: Duration = Duration::from_millis(50);
 
 /// Segment files that puts leave free: one for the commit head to take deletes, one for the relocate head to copy into,
-/// one for the next start (which goes on in a new file). See `log::SpaceClass`.
-pub const RESERVE_FILES: usize = 3;
+/// one for the next start (which goes on in a new file), and one for the first start after the drive was filled: the
+/// commit file that it leaves behind is full of puts, and nothing of that need ever come back. Later starts leave files
+/// of deletes, which do. See `log::SpaceClass`.
+pub const RESERVE_FILES: usize = 4;
 
 /// How long a delete on a full drive waits for reclaim to make room for its record before it is refused: a checkpoint
 /// and the copies of a file or two take well under a second.

@@ -19,8 +19,8 @@ struct Arguments {
     /// How many seeds to run, one after the other.
     #[arg(long, default_value_t = 1)]
     count: u64,
-    /// Kind of faults (crash, full, io, rot, slow); drawn by the seed if not given.
-    #[arg(long, value_parser = |s: &str| Faults::parse(s).ok_or("crash, full, io, rot or slow"))]
+    /// Kind of faults (crash, full, io, rot); drawn by the seed if not given.
+    #[arg(long, value_parser = |s: &str| Faults::parse(s).ok_or("crash, full, io or rot"))]
     faults: Option<Faults>,
     /// Plant a bug to see it found (needs a build with the feature `plant`).
     #[arg(long)]

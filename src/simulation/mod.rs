@@ -11,8 +11,9 @@
 //! | `crash`: power cuts and crashes | never lost | none |
 //! | `full`: a small drive | never lost | puts may answer full; the drive can be emptied |
 //! | `io`: failing writes and flushes | never lost | the volume goes read-only until restarted |
-//! | `slow`: a small drive whose reads now and then take seconds | never lost | puts may answer full |
 //! | `rot`: bad sectors, misdirected and lost writes | never wrong, never absent | unreadable, unavailable |
+//!
+//! Under every load the drive also hangs on single reads, for up to ten seconds, while everything else goes on.
 
 pub mod command;
 mod model;
@@ -23,7 +24,7 @@ use std::{cell::RefCell, fmt, path::Path, path::PathBuf, rc::Rc, time::Duration}
 
 use self::{
     model::Model,
-    workload::{Client, Load, Verdict},
+    workload::{Client, Load, Reader, Verdict},
 };
 use crate::{
     index::{StoreKind, twin},
@@ -44,17 +45,10 @@ pub enum Faults {
     Full,
     Io,
     Rot,
-    Slow,
 }
 
 impl Faults {
-    pub const ALL: [Faults; 5] = [
-        Faults::Crash,
-        Faults::Full,
-        Faults::Io,
-        Faults::Rot,
-        Faults::Slow,
-    ];
+    pub const ALL: [Faults; 4] = [Faults::Crash, Faults::Full, Faults::Io, Faults::Rot];
 
     pub fn parse(name: &str) -> Option<Faults> {
         Faults::ALL.into_iter().find(|f| f.to_string() == name)
@@ -68,7 +62,6 @@ impl fmt::Display for Faults {
             Faults::Full => "full",
             Faults::Io => "io",
             Faults::Rot => "rot",
-            Faults::Slow => "slow",
         })
     }
 }
@@ -149,7 +142,7 @@ struct Scenario {
     capacity: u64,
     clients: usize,
     rounds: u32,
-    /// A long load on a drive that now and then takes seconds.
+    /// A load long enough to fill the same files again and again, and more readers on whom the drive hangs.
     patient: bool,
 }
 
@@ -164,9 +157,9 @@ impl Scenario {
         let cores = rng.between(1, 2) as u16;
         let volumes = cores + rng.below(2) as u16;
         let file_length = [512 << 10, 1 << 20, 2 << 20][rng.below(3) as usize];
-        // Three heads, the reserve and a spare need seven, and each restart leaves some half full.
-        let files = if matches!(faults, Faults::Full | Faults::Slow) {
-            rng.between(11, 15)
+        // Three heads, the reserve and a spare need eight, and each restart leaves some half full.
+        let files = if faults == Faults::Full {
+            rng.between(12, 16)
         } else {
             200
         };
@@ -178,7 +171,7 @@ impl Scenario {
             capacity: files * file_length * u64::from(volumes) + (1 << 20),
             clients: rng.between(1, 4) as usize,
             rounds: rng.between(2, 5) as u32,
-            patient: rng.chance(0.2) || faults == Faults::Slow,
+            patient: rng.chance(0.2),
         }
     }
 
@@ -203,17 +196,13 @@ impl Scenario {
             capacity: self.capacity,
             ..FaultPlan::uneven()
         };
-        if self.patient && self.faults != Faults::Slow {
-            // Some operations take as long as reclaim needs to empty, free and refill a file.
+        if self.patient && rng.chance(0.3) {
+            // Anything may take as long as a file lives. Not always: it slows reclaim more than anybody else.
             plan.slow = 0.01;
             plan.slow_by = Duration::from_millis(100)..=Duration::from_secs(3);
         }
         match self.faults {
             Faults::Crash | Faults::Full => {}
-            Faults::Slow => {
-                plan.slow_read = 0.05;
-                plan.slow_by = Duration::from_millis(50)..=Duration::from_secs(3);
-            }
             Faults::Io => {
                 if rng.coin() {
                     plan.write_error = 0.002;
@@ -589,6 +578,25 @@ impl Run {
                     running.set(running.get() - 1);
                 });
         }
+        // They read as long as the clients go on; the load is over when the last read that hangs has been checked.
+        let reading = Rc::new(std::cell::Cell::new(0usize));
+        for n in 0..if self.scenario.patient { 8 } else { 2 } {
+            let core = self.rng.below(u64::from(self.scenario.cores)) as usize;
+            let reader = Reader {
+                store: shares[core].store.clone(),
+                rng: self.world.stream("reader", self.operations * 16 + n),
+                load: load.clone(),
+                clients: self.scenario.clients,
+                hang: self.world.hang(self.drive),
+            };
+            reading.set(reading.get() + 1);
+            let (running, reading) = (running.clone(), reading.clone());
+            self.world
+                .spawn_on(self.node, CoreId(core as u16), async move {
+                    reader.run(|| running.get() > 0).await;
+                    reading.set(reading.get() - 1);
+                });
+        }
         for (core, share) in shares.iter().enumerate() {
             for (_, volume, _) in &share.volumes {
                 let (volume, mut rng) = (
@@ -606,9 +614,9 @@ impl Run {
                     });
             }
         }
-        let watched = (running.clone(), load.clone());
+        let watched = (running.clone(), reading.clone(), load.clone());
         let stop = self.world.run_until(STEP_LIMIT, move || {
-            watched.0.get() == 0 || watched.1.verdict.borrow().violation.is_some()
+            watched.0.get() + watched.1.get() == 0 || watched.2.verdict.borrow().violation.is_some()
         });
         self.summary.operations += load.verdict.borrow().operations;
         if let Some(what) = load.verdict.borrow_mut().violation.take() {
@@ -620,9 +628,11 @@ impl Run {
                 self.failed();
                 Ok(true)
             }
-            Stop::Deadline | Stop::Idle => {
-                Err(format!("{} clients hang ({stop:?})", running.get()))
-            }
+            Stop::Deadline | Stop::Idle => Err(format!(
+                "{} clients and {} readers hang ({stop:?})",
+                running.get(),
+                reading.get()
+            )),
         }
     }
 
@@ -803,7 +813,7 @@ impl Run {
                 Ok(Ok(())) => {}
                 Ok(Err(_))
                     if self.scenario.faults == Faults::Rot
-                        || matches!(self.scenario.faults, Faults::Full | Faults::Slow) => {}
+                        || self.scenario.faults == Faults::Full => {}
                 Ok(Err(e)) => return Err(format!("stopping: {e}")),
                 Err(Stop::Failed(_)) => {
                     self.failed();

@@ -12,7 +12,10 @@ use crate::{
         Body, BodyError, BucketInfo, Condition, ListEntry, ListRequest, ObjectHeaders, ObjectStore,
         ReadObject, Store, StoreError, checksum::Checksum,
     },
-    rt::{self, Buf, sim::Rng},
+    rt::{
+        self, Buf,
+        sim::{Hang, Rng},
+    },
 };
 
 pub const KEYS_PER_CLIENT: usize = 6;
@@ -281,7 +284,7 @@ impl Client {
         let unavailable = matches!(e, StoreError::Unavailable { .. } | StoreError::Full);
         let fine = match self.load.faults {
             Faults::Crash => false,
-            Faults::Full | Faults::Slow => *e == StoreError::Full,
+            Faults::Full => *e == StoreError::Full,
             Faults::Io => read_only,
             Faults::Rot => read_only || unavailable,
         };
@@ -289,6 +292,37 @@ impl Client {
             Ok(())
         } else {
             Err(format!("{what} {}: {e}", text(key)))
+        }
+    }
+}
+
+/// Reads, one key after the other, and asks the drive to hang on its reads. The drive holds no client up by that: what
+/// is read is overwritten, reclaimed and its file filled again while the read is under way.
+pub struct Reader {
+    pub store: Store,
+    pub rng: Rng,
+    pub load: Rc<Load>,
+    pub clients: usize,
+    pub hang: Hang,
+}
+
+impl Reader {
+    pub async fn run(mut self, goes_on: impl Fn() -> bool) {
+        while goes_on() && self.load.verdict.borrow().violation.is_none() {
+            let client = self.rng.below(self.clients as u64) as usize;
+            let key = key_name(client, self.rng.below(KEYS_PER_CLIENT as u64) as usize);
+            // The read of the record, or that of the body behind it; for 0.1 s to 1 s or ten times as long, because
+            // how long a file lives depends on the load.
+            let by = Duration::from_micros(self.rng.between(100_000, 1_000_000));
+            let by = if self.rng.coin() { by } else { by * 10 };
+            self.hang.read(self.rng.below(2) as u32, by);
+            let got = get(&self.store, &self.load, &key, None, true).await;
+            // A key without a body, or without a record, needs fewer reads; reclaim's shall not hang instead.
+            self.hang.off();
+            if let Err(what) = got {
+                self.load.verdict.borrow_mut().violation.get_or_insert(what);
+            }
+            rt::sleep(Duration::from_micros(self.rng.below(5_000))).await;
         }
     }
 }

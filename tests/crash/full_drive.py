@@ -24,11 +24,11 @@ KIB, MIB = 1024, 1024 * 1024
 RECLAIM_SECONDS_MAX = 120
 # A refusal that lasts: the last free file may be on its way.
 REFUSED_SECONDS = 2
-# Of what fitted the first time, less the files that only a used store has: one for the relocate head
-# of each volume, and one that is partly filled because the volumes do not fill evenly.
+# Of what fitted the first time, less the file that only a used store has: that of each volume's
+# relocate head.
 SHARE_AGAIN_MIN = 0.95
 FILE_BYTES = 8 * MIB  # on drives this small
-FILES_MORE_MAX = 2  # per volume
+FILES_MORE_MAX = 1  # per volume
 
 
 def fill(worker, size, names, expected=0):

@@ -1,7 +1,9 @@
 //! One drive of the world: a [`Disk`] under a path, what goes wrong with it, and its streams.
 
+use std::cell::Cell;
 use std::ops::RangeInclusive;
 use std::path::{Path, PathBuf};
+use std::rc::Rc;
 use std::time::Duration;
 
 use super::disk::Disk;
@@ -20,8 +22,6 @@ pub struct FaultPlan {
     pub name_latency: RangeInclusive<Duration>,
     /// An operation takes `slow_by` longer.
     pub slow: f64,
-    /// A read takes `slow_by` longer.
-    pub slow_read: f64,
     pub slow_by: RangeInclusive<Duration>,
     /// A read or write transfers less than was asked for and says so.
     pub short: f64,
@@ -51,7 +51,6 @@ impl FaultPlan {
             sync_latency: us(50)..=us(1_000),
             name_latency: us(5)..=us(50),
             slow: 0.0,
-            slow_read: 0.0,
             slow_by: us(1_000)..=us(50_000),
             short: 0.0,
             read_error: 0.0,
@@ -95,6 +94,35 @@ pub(super) enum Kind {
     Name,
 }
 
+/// Lets a drive hang on one read while everything else goes on, as drives do that try a weak
+/// sector again and again. For tasks inside the world, who know when the read that matters comes.
+#[derive(Clone, Default)]
+pub struct Hang(Rc<Cell<Option<(u32, Duration)>>>);
+
+impl Hang {
+    /// The drive's next read but `skip` takes `by` longer. Replaces what was asked for before and has not happened.
+    pub fn read(&self, skip: u32, by: Duration) {
+        self.0.set(Some((skip, by)));
+    }
+
+    /// No read hangs that has not begun.
+    pub fn off(&self) {
+        self.0.set(None);
+    }
+
+    /// What a read that begins now takes longer.
+    fn begin(&self) -> Duration {
+        match self.0.take() {
+            None => Duration::ZERO,
+            Some((0, by)) => by,
+            Some((skip, by)) => {
+                self.0.set(Some((skip - 1, by)));
+                Duration::ZERO
+            }
+        }
+    }
+}
+
 pub(super) struct Drive {
     pub prefix: PathBuf,
     pub disk: Disk,
@@ -103,6 +131,7 @@ pub(super) struct Drive {
     pub dead: bool,
     /// No operation completes before this.
     pub stalled_until: Instant,
+    pub hang: Hang,
     pub rotted: u64,
     rot_next: Option<Instant>,
     latency: Rng,
@@ -118,6 +147,7 @@ impl Drive {
             plan,
             dead: false,
             stalled_until: Instant::default(),
+            hang: Hang::default(),
             rotted: 0,
             rot_next: None,
             latency: Rng::stream(seed, "disk latency", index),
@@ -145,12 +175,13 @@ impl Drive {
             Kind::Name => &self.plan.name_latency,
         };
         let base = draw(&mut self.latency, range);
-        let slow = self.latency.chance(self.plan.slow)
-            || (kind == Kind::Read
-                && self.plan.slow_read > 0.0
-                && self.latency.chance(self.plan.slow_read));
+        let slow = self.latency.chance(self.plan.slow);
         let extra = draw(&mut self.latency, &self.plan.slow_by);
-        let took = if slow { base + extra } else { base };
+        let hangs = match kind {
+            Kind::Read => self.hang.begin(),
+            _ => Duration::ZERO,
+        };
+        let took = if slow { base + extra } else { base } + hangs;
         now.max(self.stalled_until) + took.max(Duration::from_nanos(1))
     }
 

@@ -30,7 +30,7 @@ pub mod slot;
 mod world;
 
 pub use disk::{CutMode, Disk, DiskError};
-pub use drive::FaultPlan;
+pub use drive::{FaultPlan, Hang};
 pub use rng::Rng;
 pub use slot::{Slot, world_slot, world_slot_remove};
 pub use world::{DriveId, Failure, NodeId, Point, RUN_TIME_MAX, Stop, World};

@@ -634,6 +634,37 @@ fn short_transfers_and_slow_ones_are_borne_by_the_handles() {
 }
 
 #[test]
+fn a_read_hangs_alone() {
+    let (world, node, drive) = world(4, FaultPlan::healthy());
+    let f = world.run_on(node, C0, durable("/data/f", 8192)).unwrap();
+    let hang = world.hang(drive);
+    let by = Duration::from_secs(5);
+    let times = world.run_on(node, C0, async move {
+        let mut times = Vec::new();
+        hang.read(1, by);
+        for n in 0..5 {
+            if n == 3 {
+                hang.read(0, by);
+                hang.off();
+            }
+            let start = rt::now();
+            let (result, back) = f.write_all_at(buf(3, 8192), 0).await;
+            result.unwrap();
+            let wrote = rt::now();
+            let (result, _) = f.read_exact_at(back, 0).await;
+            result.unwrap();
+            times.push((
+                wrote.saturating_since(start) >= by,
+                rt::now().saturating_since(wrote) >= by,
+            ));
+        }
+        times
+    });
+    let no = (false, false);
+    assert_eq!(times.unwrap(), [no, (false, true), no, no, no]);
+}
+
+#[test]
 fn short_reads_end_on_a_sector_before_the_end() {
     let (world, node, drive) = world(4, FaultPlan::healthy());
     let f = world.run_on(node, C0, durable("/data/f", 8192)).unwrap();

@@ -22,7 +22,7 @@ use std::rc::{Rc, Weak};
 use std::time::Duration;
 
 use super::disk::{CutMode, Inode, SyncMark};
-use super::drive::{Drive, Fate, FaultPlan, Kind, draw};
+use super::drive::{Drive, Fate, FaultPlan, Hang, Kind, draw};
 use super::rng::Rng;
 use super::slot::Slots;
 use crate::rt::buf::Pool;
@@ -388,6 +388,11 @@ impl World {
         let mut state = self.shared.state.borrow_mut();
         let until = state.now + d;
         state.drive(drive).stalled_until = until;
+    }
+
+    /// Lets single reads of the drive hang, from inside the world.
+    pub fn hang(&self, drive: DriveId) -> Hang {
+        self.shared.state.borrow_mut().drive(drive).hang.clone()
     }
 
     /// Looks at, or damages, a drive directly. The random stream is for [`super::Disk::rot_at`]

@@ -28,14 +28,14 @@ pub const DELETE_DOCUMENT_SIZE_MAX: u64 = (DELETE_KEYS_MAX * (6 * KEY_SIZE_MAX +
 
 /// One object as the client names it.
 #[derive(Debug, Default, PartialEq, Eq)]
-struct Named {
+pub(super) struct Named {
     key: String,
     version: Option<String>,
     etag: Option<String>,
 }
 
 #[derive(Debug, PartialEq, Eq)]
-struct Deletions {
+pub(super) struct Deletions {
     objects: Vec<Named>,
     quiet: bool,
 }
@@ -133,7 +133,7 @@ async fn delete<S: ObjectStore>(store: &S, bucket: &BucketInfo, object: &Named) 
 }
 
 /// The schema is the model's: `Delete(Object(Key, VersionId?, ETag?)+, Quiet?)`, in any order.
-fn parse(document: &[u8]) -> S3Result<Deletions> {
+pub(super) fn parse(document: &[u8]) -> S3Result<Deletions> {
     let malformed = || S3Error::from(Code::MalformedXML);
     let root = tree(document, "Delete", ELEMENTS_MAX).map_err(|_| malformed())?;
     let mut objects = Vec::new();

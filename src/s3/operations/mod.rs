@@ -12,7 +12,7 @@ use crate::s3::list::List;
 use crate::s3::names::{Resource, is_bucket_name};
 use crate::s3::route::Operation;
 use crate::s3::users::{User, Users};
-use crate::s3::xml::Document;
+use crate::s3::xml::{self, Document};
 
 mod attributes;
 mod bucket;
@@ -92,6 +92,26 @@ pub trait Upload: Body {
 
     /// Has a checksum found where the client gives none. Before the first byte.
     fn compute(&mut self, algorithm: Algorithm);
+}
+
+/// The documents that clients send.
+#[derive(Clone, Copy, Debug)]
+pub enum DocumentKind {
+    Delete,
+    CompleteMultipartUpload,
+    CreateBucketConfiguration,
+}
+
+/// Whether an operation understands `document`, whatever is in the store. For the fuzz targets, which
+/// cannot reach the readers otherwise.
+pub fn is_document(kind: DocumentKind, document: &[u8]) -> bool {
+    match kind {
+        DocumentKind::Delete => delete_objects::parse(document).is_ok(),
+        DocumentKind::CompleteMultipartUpload => multipart::named_parts(document).is_ok(),
+        DocumentKind::CreateBucketConfiguration => {
+            xml::leaves(document, "CreateBucketConfiguration").is_ok()
+        }
+    }
 }
 
 /// What follows the head of an answer.

@@ -294,7 +294,7 @@ pub(super) async fn abort<S: ObjectStore>(
 }
 
 /// The parts that a document names, in order.
-fn named_parts(document: &[u8]) -> S3Result<Vec<CompletedPart>> {
+pub(super) fn named_parts(document: &[u8]) -> S3Result<Vec<CompletedPart>> {
     let malformed = || S3Error::from(Code::MalformedXML);
     let root = tree(document, "CompleteMultipartUpload", COMPLETION_ELEMENTS_MAX)
         .map_err(|_| malformed())?;

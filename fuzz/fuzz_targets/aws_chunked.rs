@@ -1,0 +1,175 @@
+#![no_main]
+//! Bodies: `Content-Length` or `chunked` outside, aws-chunked inside.
+//!
+//! Half of the inputs are the bytes of a body. The other half describe one that is coded and signed
+//! here, and one byte that is changed: then it is refused, or it says what it said before.
+
+mod common;
+
+use base64::Engine;
+use base64::engine::general_purpose::STANDARD as BASE64;
+use common::*;
+use ostrakon::http::head::Head;
+use ostrakon::http::target::Query;
+use ostrakon::object::checksum::{Algorithm, Hasher};
+use ostrakon::s3::body::{Announced, Decoder};
+use ostrakon::s3::sigv4::authenticate;
+
+const KINDS: [&str; 3] = [
+    "STREAMING-AWS4-HMAC-SHA256-PAYLOAD",
+    "STREAMING-AWS4-HMAC-SHA256-PAYLOAD-TRAILER",
+    "STREAMING-UNSIGNED-PAYLOAD-TRAILER",
+];
+
+/// The head of a body, signed; and the signature from which those of the chunks follow.
+fn head(kind: usize, decoded: u64, wire: Option<usize>) -> (Head, String) {
+    let mut fields = vec![
+        ("host".to_owned(), b"h".to_vec()),
+        ("x-amz-content-sha256".to_owned(), KINDS[kind].into()),
+        ("x-amz-date".to_owned(), STAMP.into()),
+        (
+            "x-amz-decoded-content-length".to_owned(),
+            decoded.to_string().into(),
+        ),
+    ];
+    if kind > 0 {
+        fields.push(("x-amz-trailer".to_owned(), b"x-amz-checksum-crc32".to_vec()));
+    }
+    let plain = Plain {
+        method: b"PUT",
+        path: b"/b/k",
+        query: b"",
+        fields: &fields,
+    };
+    let (names, signature) = plain.sign(KINDS[kind]).expect("a query");
+    let mut text = b"PUT /b/k HTTP/1.1\r\n".to_vec();
+    for (name, value) in &fields {
+        text.extend([name.as_bytes(), b": ", value, b"\r\n"].concat());
+    }
+    text.extend(authorization(&names, &signature).bytes());
+    text.extend(match wire {
+        Some(length) => format!("content-length: {length}\r\n\r\n").into_bytes(),
+        None => b"transfer-encoding: chunked\r\n\r\n".to_vec(),
+    });
+    let mut scanned = 0;
+    let found = Head::take(&text, &mut scanned).expect("a head");
+    (found.expect("a whole head").0, signature)
+}
+
+/// What the decoder makes of `wire` when it comes in pieces of `step` bytes: the payload, or that it
+/// was refused.
+fn decode(head: &Head, wire: &[u8], step: usize) -> Option<Vec<u8>> {
+    let query = Query::parse(head.raw_query()).expect("a query");
+    let found = USERS
+        .with(|users| authenticate(head, &query, users, NOW))
+        .expect("signed");
+    let announced = Announced {
+        payload: &found.payload,
+        presigned: false,
+        checksum_of_body: true,
+    };
+    let mut decoder = Decoder::new(head, announced, found.chunks).ok()?;
+    let mut out = Vec::new();
+    let (mut at, mut end) = (0, 0);
+    while !decoder.is_done() {
+        if decoder.is_short() {
+            return None;
+        }
+        if at == end {
+            if end == wire.len() {
+                return None;
+            }
+            end = (end + step).min(wire.len());
+        }
+        let ready = decoder.payload_ready().min((end - at) as u64) as usize;
+        if ready > 0 {
+            out.extend_from_slice(&wire[at..at + ready]);
+            decoder.passed(&wire[at..at + ready]).ok()?;
+            at += ready;
+        } else {
+            let used = decoder.framing(&wire[at..end]).ok()?;
+            assert!(
+                used > 0 || decoder.payload_ready() > 0 || decoder.is_done() || decoder.is_short()
+            );
+            at += used;
+        }
+    }
+    decoder.finish().ok()?;
+    assert_eq!(out.len() as u64, decoder.length());
+    Some(out)
+}
+
+fn outer(wire: Vec<u8>, step: usize) -> Vec<u8> {
+    let mut out = Vec::new();
+    for piece in wire.chunks(step) {
+        out.extend(format!("{:x}\r\n", piece.len()).bytes());
+        out.extend_from_slice(piece);
+        out.extend_from_slice(b"\r\n");
+    }
+    out.extend_from_slice(b"0\r\n\r\n");
+    out
+}
+
+libfuzzer_sys::fuzz_target!(|bytes: &[u8]| {
+    let [flags, size, step, place, place_too, change, rest @ ..] = bytes else {
+        return;
+    };
+    let kind = usize::from(flags & 3).min(2);
+    let chunked = flags & 4 != 0;
+    let step = usize::from(*step).max(1);
+    if flags & 8 != 0 {
+        let length = (!chunked).then_some(rest.len());
+        let (head, _) = head(kind, u64::from(*size), length);
+        let whole = decode(&head, rest, usize::MAX / 2);
+        assert_eq!(whole, decode(&head, rest, step), "cuts matter");
+        assert_eq!(whole, decode(&head, rest, 1), "cuts matter");
+        #[cfg(feature = "planted")]
+        assert!(
+            whole.is_none_or(|payload| payload.len() < 3 || payload[0] != b'p'),
+            "planted"
+        );
+        return;
+    }
+    let (_, mut previous) = head(kind, rest.len() as u64, None);
+    let mut wire = Vec::new();
+    let pieces = rest.chunks(usize::from(*size).max(1)).chain([&b""[..]]);
+    for piece in pieces {
+        wire.extend(format!("{:x}", piece.len()).bytes());
+        if kind < 2 {
+            previous = seal(
+                "AWS4-HMAC-SHA256-PAYLOAD",
+                &[&previous, EMPTY, &sha256(piece)],
+            );
+            wire.extend(format!(";chunk-signature={previous}").bytes());
+        }
+        wire.extend_from_slice(b"\r\n");
+        wire.extend_from_slice(piece);
+        if !piece.is_empty() {
+            wire.extend_from_slice(b"\r\n");
+        }
+    }
+    if kind > 0 {
+        let mut hasher = Hasher::new(Algorithm::Crc32);
+        hasher.update(rest);
+        let line = format!("x-amz-checksum-crc32:{}", hasher.finish().base64());
+        assert_eq!(BASE64.decode(&line[21..]).map(|crc| crc.len()), Ok(4));
+        wire.extend(format!("{line}\r\n").bytes());
+        if kind == 1 {
+            let hash = sha256(format!("{line}\n").as_bytes());
+            let signature = seal("AWS4-HMAC-SHA256-TRAILER", &[&previous, &hash]);
+            wire.extend(format!("x-amz-trailer-signature:{signature}\r\n").bytes());
+        }
+    }
+    wire.extend_from_slice(b"\r\n");
+    let at = usize::from(*place) << 8 | usize::from(*place_too);
+    if chunked {
+        wire = outer(wire, step * 3);
+    }
+    let at = at % wire.len();
+    wire[at] ^= change;
+    let (head, _) = head(kind, rest.len() as u64, (!chunked).then_some(wire.len()));
+    match decode(&head, &wire, step) {
+        Some(payload) => assert_eq!(payload, *rest, "a change went unnoticed"),
+        None => assert_ne!(*change, 0, "what was signed is refused"),
+    }
+});
