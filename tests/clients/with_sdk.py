@@ -13,6 +13,7 @@ import re
 import shutil
 import subprocess
 import sys
+import threading
 import time
 
 HERE = pathlib.Path(__file__).resolve().parent
@@ -23,6 +24,9 @@ CASES = """
     presigned large_object streamed parts_out_of_order parts_with_checksums parts_copied aborted_upload
     attributes
 """.split()
+
+# For all cases of one language.
+SECONDS_MAX = 300
 
 # What only one of them has.
 MORE_CASES = {"java": ["large_object_by_crt"]}
@@ -140,6 +144,9 @@ def run(language, words, server, place, label, keys, only=None):
         stderr=subprocess.STDOUT,
         text=True,
     ) as process:
+        # One that hangs fails: it is ended, and says nothing of the cases that are left.
+        limit = threading.Timer(SECONDS_MAX, process.kill)
+        limit.start()
         for line in process.stdout:
             match = re.match(r"case (\S+) (ok|FAILED: .*)$", line)
             if not match:
@@ -153,6 +160,7 @@ def run(language, words, server, place, label, keys, only=None):
                 print(f"ok     {label}: {name}  {took:.1f} s", flush=True)
             else:
                 print(f"FAILED {label}: {name}: {outcome}", flush=True)
+        limit.cancel()
     if process.returncode:
         print(f"FAILED {label}: exit code {process.returncode}", flush=True)
     silent = [name for name in wanted if name not in said]

@@ -149,9 +149,14 @@ public class Main {
         return s3.headObject(b -> b.bucket(bucket).key(key).checksumMode(ChecksumMode.ENABLED));
     }
 
-    /** The SDK asks for keys in their encoding, and decodes them. */
     static List<String> keysOf(String bucket) {
-        return s3.listObjectsV2Paginator(b -> b.bucket(bucket).maxKeys(7)).contents().stream().map(S3Object::key).toList();
+        return keysOf(bucket, null);
+    }
+
+    /** Where keys come encoded, the SDK decodes them. */
+    static List<String> keysOf(String bucket, EncodingType encoding) {
+        return s3.listObjectsV2Paginator(b -> b.bucket(bucket).maxKeys(7).encodingType(encoding)).contents().stream()
+                .map(S3Object::key).toList();
     }
 
     static final Comparator<String> BY_BYTES = (a, b) -> Arrays.compareUnsigned(
@@ -248,11 +253,15 @@ public class Main {
 
     static void oddKeys() throws Exception {
         String name = bucket();
-        List<String> all = given(true);
+        List<String> all = given(true), plain = given(false);
+        for (String key : plain) {
+            put(name, key, key.getBytes(StandardCharsets.UTF_8));
+        }
+        equal(keysOf(name), plain, "listing");
         for (String key : all) {
             put(name, key, key.getBytes(StandardCharsets.UTF_8));
         }
-        equal(keysOf(name), all, "listing");
+        equal(keysOf(name, EncodingType.URL), all, "listing with encoding-type url");
         for (String key : all) {
             byte[] body = key.getBytes(StandardCharsets.UTF_8);
             same(get(name, key), body, key);
@@ -410,7 +419,8 @@ public class Main {
             try {
                 client.getObject(b -> b.bucket(name).key("none"), AsyncResponseTransformer.toBytes()).join();
             } catch (CompletionException error) {
-                equal(error.getCause() instanceof NoSuchKeyException, true, "NoSuchKey: " + error);
+                // The Common Runtime begins with a HEAD, whose answer has no code.
+                equal(error.getCause() instanceof S3Exception cause ? cause.statusCode() : 0, 404, "status of " + error);
                 return;
             }
             throw new AssertionError("found what is not there");
