@@ -43,6 +43,12 @@ pub const FLOOR_DELAY: Duration = Duration::from_millis(50);
 /// one for the next start (which goes on in a new file). See `log::SpaceClass`.
 pub const RESERVE_FILES: usize = 3;
 
+/// How long a delete on a full drive waits for reclaim to make room for its record before it is refused: a checkpoint
+/// and the copies of a file or two take well under a second.
+pub const DELETE_WAIT_MAX: Duration = Duration::from_secs(5);
+/// How often it looks: freeing a file takes a checkpoint, some tens of milliseconds.
+pub const DELETE_RETRY: Duration = Duration::from_millis(20);
+
 /// Prepared (allocated) files kept ahead of the heads beyond the reserve.
 pub const SPARE_FILES: usize = 1;
 
@@ -61,6 +67,17 @@ pub const CHECKPOINT_IDLE: Duration = Duration::from_secs(5);
 
 /// A sealed file whose live bytes fall under this share of its length (in percent) is reclaimed.
 pub const RECLAIM_LIVE_PERCENT: u64 = 50;
+
+/// When the drive is full, a sealed file is reclaimed if copying it gives back this share of its length (in percent):
+/// a byte won costs up to 15 copied ones, and what dead bytes can keep from a full drive is less than this share.
+pub const RECLAIM_GAIN_PERCENT: u64 = 6;
+
+/// What a batch of copies adds to its records at most: the directory and the payloads are filled up to a block each.
+pub const BATCH_PADDING_MAX: u64 = 2 * BLOCK_SIZE as u64;
+
+/// Runs up to this size share a batch when reclaim copies them. Larger ones are written alone: a directory block is
+/// then at most a thirty-second of them, and fewer buffers wait for their neighbours.
+pub const GATHERED_RUN_BYTES_MAX: u64 = 256 * 1024;
 
 /// A put whose object id is older than this is refused; a record of an aborted object is kept this long.
 pub const UPLOAD_AGE_MAX: Duration = Duration::from_secs(7 * 24 * 3600);

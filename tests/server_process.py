@@ -43,6 +43,7 @@ class Server:
         self.arguments = list(arguments)
         self.environment = dict(environment or {})
         self.process = None
+        self.scheme = "http"
         self.host = "127.0.0.1"
         self.port = None
 
@@ -92,7 +93,7 @@ class Server:
 
     @property
     def endpoint(self):
-        return f"http://{self.host}:{self.port}"
+        return f"{self.scheme}://{self.host}:{self.port}"
 
     def credentials(self):
         """(access key, secret key)"""

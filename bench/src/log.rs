@@ -609,7 +609,9 @@ async fn store(share: Rc<CoreShare>, writer: u64, window: Window) -> Result<(), 
         let object = object_id(writer, n);
         let start = Instant::now();
         let (segments, data) = run_of_segments(object).await;
-        volume.admit_put().await?;
+        volume
+            .admit_put(Head::Bulk, segments.len(), data.len())
+            .await?;
         let told = volume.store(segments, data).await?;
         volume.sync_shards().await?;
         told.await??;

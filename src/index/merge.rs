@@ -6,6 +6,7 @@ use heed::{Database, RoRange};
 use smallvec::SmallVec;
 use std::ops::Bound;
 
+use super::gaps::Gaps;
 use super::memory::{self, MemoryTable};
 use super::{IndexError, ScanEnd, Step, TABLE_BYTES, lmdb};
 
@@ -84,9 +85,14 @@ impl<'a> Cursor<'a> {
     }
 }
 
+/// Removal markers passed one after the other before a scan looks for a gap: most stand alone, beside the version that
+/// replaced what they hide.
+const MARKERS_BEFORE_SEEK: usize = 2;
+
 /// See `Index::scan`. `from` starts with the table's byte; `f` gets keys without it.
 pub fn scan(
     layers: &[Layer<'_>],
+    gaps: &[&Gaps],
     from: &[u8],
     steps_max: usize,
     mut f: impl FnMut(&[u8], &[u8]) -> Step,
@@ -96,6 +102,7 @@ pub fn scan(
         cursors.push(Cursor::open(*layer, from)?);
     }
     let mut steps = 0;
+    let mut markers = 0;
     loop {
         // Smallest key; of equal ones the newest layer's, which comes first.
         let mut smallest: Head<'_> = None;
@@ -113,6 +120,15 @@ pub fn scan(
             return Ok(ScanEnd::Budget(key[TABLE_BYTES..].to_vec()));
         }
         steps += 1;
+        markers = if value.is_none() { markers + 1 } else { 0 };
+        if markers >= MARKERS_BEFORE_SEEK
+            && let Some(end) = gaps.iter().filter_map(|g| g.end_of(key)).max()
+        {
+            for cursor in &mut cursors {
+                cursor.seek(end)?;
+            }
+            continue;
+        }
         let step = match value {
             Some(value) => f(&key[TABLE_BYTES..], value),
             None => Step::Next,

@@ -217,7 +217,11 @@ async fn conforms(kind: Kind, ops: Vec<Op>) {
                 model.live.insert((table, key), value);
             }
             Op::Remove(table, key) => {
-                index.remove(table, &key);
+                if key.len() % 2 == 0 {
+                    index.remove(table, &key);
+                } else {
+                    index.remove_run(table, &key);
+                }
                 model.live.remove(&(table, key));
             }
             Op::Freeze => {

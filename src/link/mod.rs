@@ -284,7 +284,7 @@ impl Link {
         let v = groups.volume();
         Ok(match request {
             Request::Store { segments, data } => {
-                v.admit_put().await?;
+                v.admit_put(Head::Bulk, segments.len(), data.len()).await?;
                 let mut stored = v.store(segments, data).await?;
                 // Durability is what `SyncShards` waits for; here only a refusal is already known.
                 if let Ok(Some(Err(e))) = stored.try_recv() {

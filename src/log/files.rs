@@ -131,10 +131,36 @@ struct Slot {
     state: FileState,
     /// Bytes the index points at; an estimate that steers reclaim, never a proof (saturating).
     live_bytes: u64,
+    /// Where the last batch of a sealed file ends; 0 if that is not known. An estimate too.
+    end: u32,
     /// Its bytes were written before (recycled, or zeroed by us): writing them again converts no extents.
     written_to: u64,
-    /// Its live bytes changed since they were last handed to a checkpoint.
+    /// Its live bytes or its end changed since they were last handed to a checkpoint.
     dirty: bool,
+}
+
+/// What reclaim wants to know of a file in use.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Usage {
+    pub generation: Generation,
+    /// Bytes that copying everything live would write, estimated.
+    pub live_bytes: u64,
+    /// Where the last batch of a sealed file ends; 0 if that is not known.
+    pub end: u32,
+}
+
+/// What a record takes beside its payload, about: its entry in a batch's directory. Without it a file of small records
+/// that are all live would look half dead, and be copied for nothing, for ever.
+const ENTRY_BYTES: u64 = 56;
+
+impl Slot {
+    fn usage(&self) -> Usage {
+        Usage {
+            generation: self.generation,
+            live_bytes: self.live_bytes,
+            end: self.end,
+        }
+    }
 }
 
 /// Identity and geometry of a volume's segment files.
@@ -237,7 +263,7 @@ impl Files {
                     .map_err(|e| unreadable(number, e))?;
                 continue;
             }
-            let mut buf = Buf::alloc(FILE_HEADER_SIZE).await;
+            let mut buf = Buf::alloc_now(FILE_HEADER_SIZE);
             buf.set_len(FILE_HEADER_SIZE);
             let (result, buf) = file.read_exact_at(buf, 0).await;
             let header = match result {
@@ -283,6 +309,7 @@ impl Files {
                     generation,
                     state,
                     live_bytes: 0,
+                    end: 0,
                     written_to,
                     dirty: false,
                 },
@@ -380,27 +407,45 @@ impl Files {
         if let Some(slot) = self.slots.borrow_mut().get_mut(&extent.file)
             && slot.generation == extent.generation
         {
-            slot.live_bytes = f(slot.live_bytes, u64::from(extent.length));
+            slot.live_bytes = f(slot.live_bytes, u64::from(extent.length) + ENTRY_BYTES);
             slot.dirty = true;
         }
     }
 
-    pub fn set_live(&self, number: FileNumber, generation: Generation, live_bytes: u64) {
+    /// What a checkpoint said of a file, if it still is of that generation.
+    pub fn set_usage(&self, number: FileNumber, usage: Usage) {
         if let Some(slot) = self.slots.borrow_mut().get_mut(&number)
-            && slot.generation == generation
+            && slot.generation == usage.generation
         {
-            slot.live_bytes = live_bytes;
+            slot.live_bytes = usage.live_bytes;
+            slot.end = usage.end;
         }
     }
 
-    /// Live bytes of every file that changed since the last call.
-    pub fn take_dirty(&self) -> Vec<(FileNumber, Generation, u64)> {
+    /// A file's last batch ends here.
+    pub fn set_end(&self, number: FileNumber, end: u32) {
+        if let Some(slot) = self.slots.borrow_mut().get_mut(&number) {
+            slot.end = end;
+            slot.dirty = true;
+        }
+    }
+
+    /// Every file whose usage changed since the last call.
+    pub fn take_dirty(&self) -> Vec<(FileNumber, Usage)> {
         let mut slots = self.slots.borrow_mut();
         slots
             .iter_mut()
-            .filter_map(|(n, s)| {
-                std::mem::take(&mut s.dirty).then_some((*n, s.generation, s.live_bytes))
-            })
+            .filter_map(|(n, s)| std::mem::take(&mut s.dirty).then_some((*n, s.usage())))
+            .collect()
+    }
+
+    /// Every sealed file.
+    pub fn sealed(&self) -> Vec<(FileNumber, Usage)> {
+        self.slots
+            .borrow()
+            .iter()
+            .filter(|(_, s)| matches!(s.state, FileState::Sealed(_)))
+            .map(|(n, s)| (*n, s.usage()))
             .collect()
     }
 
@@ -479,6 +524,7 @@ impl Files {
                 generation: Generation(0),
                 state: FileState::Free,
                 live_bytes: 0,
+                end: 0,
                 written_to: 0,
                 dirty: false,
             },
@@ -525,6 +571,7 @@ impl Files {
             let slot = slots.get_mut(&number).expect("listed above");
             slot.state = FileState::Open(head);
             slot.live_bytes = 0;
+            slot.end = 0;
             slot.dirty = true;
             (slot.handle.clone(), slot.generation.0 != 0)
         };
@@ -594,6 +641,7 @@ impl Files {
         slot.generation = generation;
         slot.state = FileState::Free;
         slot.live_bytes = 0;
+        slot.end = 0;
         slot.dirty = true;
         drop(slots);
         self.freed.notify_all();
@@ -681,7 +729,7 @@ async fn write_header(file: &File, header: &FileHeader) -> Result<(), LogError> 
     let mut block = [0; FILE_HEADER_SIZE];
     header.encode(&mut block);
     for (copy, bytes) in block.chunks_exact(COPY_SIZE).enumerate() {
-        let mut buf = Buf::alloc(COPY_SIZE).await;
+        let mut buf = Buf::alloc_now(COPY_SIZE);
         buf.set_len(COPY_SIZE);
         buf.copy_from_slice(bytes);
         let (result, _) = file.write_all_at(buf, (copy * COPY_SIZE) as u64).await;

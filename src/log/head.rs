@@ -25,8 +25,8 @@ use super::{
 };
 use crate::{
     limits::{
-        BATCH_RECORDS_MAX, BULK_BATCH_BYTES_MAX, COMMIT_BATCH_BYTES_MAX, FLOOR_DELAY,
-        HEAD_QUEUE_BYTES_MAX, UNFLUSHED_BATCHES_MAX,
+        BATCH_PADDING_MAX, BATCH_RECORDS_MAX, BULK_BATCH_BYTES_MAX, COMMIT_BATCH_BYTES_MAX,
+        FLOOR_DELAY, HEAD_QUEUE_BYTES_MAX, UNFLUSHED_BATCHES_MAX,
     },
     rt::{self, Buf, sync::Notify},
 };
@@ -34,6 +34,9 @@ use crate::{
 /// Bytes of a fresh commit file zeroed at a time. The flush of a write into never written extents commits the file
 /// system's journal; into written ones it does not.
 const ZERO_STEP: usize = 1024 * 1024;
+
+/// Batches that may come between a look at the room in a file and the append it was for: floors, outcomes.
+const OTHER_BATCHES: u32 = 4;
 
 /// How far a head has come: everything up to `seq` is durable and handed to the volume.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Default)]
@@ -86,6 +89,8 @@ struct HeadState<W> {
     kind: Head,
     queue: RefCell<VecDeque<Append<W>>>,
     queued_bytes: Cell<usize>,
+    /// Bytes taken from the queue that have no place in a file yet.
+    placing_bytes: Cell<usize>,
     work: Notify,
     /// Somebody took from the queue, a batch was written or flushed, or the head failed.
     progress: Notify,
@@ -141,6 +146,7 @@ impl<W: 'static> Log<W> {
                 kind,
                 queue: RefCell::default(),
                 queued_bytes: Cell::new(0),
+                placing_bytes: Cell::new(0),
                 work: Notify::new(),
                 progress: Notify::new(),
                 file: RefCell::new(None),
@@ -249,6 +255,32 @@ impl<W: 'static> Log<W> {
             }
             head.progress.notified().await;
         }
+    }
+
+    /// Whether so many bytes of payload fit the head's open file behind all that waits for it, so that they take no file
+    /// from the free ones. Careful: counts as if each append had a batch of its own.
+    pub fn fits(&self, kind: Head, bytes: usize) -> bool {
+        let head = self.head(kind);
+        let file = head.file.borrow();
+        let Some(f) = file.as_ref() else {
+            return false;
+        };
+        let waiting = head.queued_bytes.get() + head.placing_bytes.get();
+        // Its own batch, and the one that is being placed.
+        let batches = head.queue.borrow().len() + 2;
+        let footer = footer_len((f.batches.len() + batches) as u32 + OTHER_BATCHES);
+        let padding = (batches + OTHER_BATCHES as usize) * BATCH_PADDING_MAX as usize;
+        let end = f.offset as usize + waiting + bytes + padding + footer;
+        end as u64 <= self.0.files.file_length()
+    }
+
+    /// Whether the commit head has room for so many bytes, in its open file or in a next one.
+    pub fn takes_command(&self, bytes: usize) -> bool {
+        let class = match self.head(Head::Commit).opened.get() {
+            true => SpaceClass::Commit,
+            false => SpaceClass::Start,
+        };
+        self.fits(Head::Commit, bytes) || self.0.files.has_room(class)
     }
 
     /// Queues `append`; its waiter comes back through the [`Sink`]. Order of calls is order in the log.
@@ -446,6 +478,7 @@ impl<W: 'static> Log<W> {
             head.queued_bytes.set(head.queued_bytes.get() - cost);
             taken.push(queue.pop_front().expect("there is a front"));
         }
+        head.placing_bytes.set(bytes);
         head.taken
             .set(Ticket(head.taken.get().0 + taken.len() as u64));
         taken
@@ -465,6 +498,7 @@ impl<W: 'static> Log<W> {
             other => other,
         };
         if let Err(e) = room {
+            head.placing_bytes.set(0);
             self.sink()
                 .failed(appends.into_iter().map(|a| a.waiter).collect(), e.clone());
             if e != LogError::Full {
@@ -486,8 +520,9 @@ impl<W: 'static> Log<W> {
             (f.handle.clone(), f.generation, f.offset)
         };
         // The front of the batch (directory and packed payloads) is encoded into one buffer; aligned payloads are
-        // written from where they are.
-        let mut front = Buf::alloc(builder.head_len()).await;
+        // written from where they are. Payloads that wait to be written may be all of the pool, so a head never waits
+        // for memory: a batch a head at a time is the bound.
+        let mut front = Buf::alloc_now(builder.head_len());
         front.set_len(builder.head_len());
         let record_count = builder.record_count();
         let first_lsn = self.0.lsn.take(record_count as usize);
@@ -552,6 +587,7 @@ impl<W: 'static> Log<W> {
             seq,
             crc: header.header_crc,
         };
+        head.placing_bytes.set(0);
         if let Some(f) = head.file.borrow_mut().as_mut() {
             f.offset = position.offset;
             f.batches.push(FooterEntry {
@@ -732,7 +768,7 @@ impl<W: 'static> Log<W> {
                 return Ok(());
             }
             let length = (ZERO_STEP as u64).min(self.0.files.file_length() - from) as usize;
-            let mut buf = Buf::alloc(length).await;
+            let mut buf = Buf::alloc_now(length);
             buf.set_len(length);
             buf.fill(0);
             let (result, _) = handle.file.write_all_at(buf, from).await;
@@ -757,7 +793,7 @@ pub async fn write_footer(files: &Files, unsealed: &Unsealed) -> Result<(), LogE
         generation: unsealed.generation,
         batches: unsealed.batches.clone(),
     };
-    let mut buf = Buf::alloc(footer.encoded_len()).await;
+    let mut buf = Buf::alloc_now(footer.encoded_len());
     buf.set_len(footer.encoded_len());
     footer.encode(u64::from(unsealed.offset), &mut buf);
     let pin = files.pin_number(unsealed.file).expect("a known file");
@@ -771,7 +807,9 @@ pub async fn write_footer(files: &Files, unsealed: &Unsealed) -> Result<(), LogE
         .file
         .sync_data()
         .await
-        .map_err(|e| poison("flush a footer", &e))
+        .map_err(|e| poison("flush a footer", &e))?;
+    files.set_end(unsealed.file, unsealed.offset);
+    Ok(())
 }
 
 fn push_all<W>(

@@ -29,7 +29,7 @@ use shard_format::{
 };
 
 pub use self::{
-    files::{FileState, Files, FilesConfig, Found, Pinned, SpaceClass},
+    files::{FileState, Files, FilesConfig, Found, Pinned, SpaceClass, Usage},
     head::{HEADS, HeadPosition, Log, LogConfig, Ticket, head_index, write_footer},
 };
 use crate::rt::Buf;
@@ -71,6 +71,9 @@ pub struct Segment {
     pub crc: u32,
 }
 
+/// What a record adds to a batch beside its payload (ceiling): its entry in the directory, and alignment.
+pub const ENTRY_COST: usize = 96;
+
 /// One record on its way to a head.
 pub enum Record {
     /// A command or version record of a placement group. `payload` is the encoded record.
@@ -87,9 +90,14 @@ pub enum Record {
 impl Record {
     /// Bytes this record adds to a batch, not counting alignment (ceiling).
     fn cost(&self) -> usize {
+        self.payload_bytes() as usize + self.count() * ENTRY_COST
+    }
+
+    /// Bytes of its payload, filled up to whole blocks where it lies on blocks.
+    pub fn payload_bytes(&self) -> u64 {
         match self {
-            Record::Metadata { payload, .. } | Record::Volume { payload } => payload.len() + 96,
-            Record::Segments { segments, data } => data.len() + segments.len() * 96,
+            Record::Metadata { payload, .. } | Record::Volume { payload } => payload.len() as u64,
+            Record::Segments { data, .. } => data.len() as u64,
         }
     }
 

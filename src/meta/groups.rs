@@ -2,7 +2,7 @@
 
 use std::{cell::RefCell, collections::BTreeMap, rc::Rc, time::Duration};
 
-use shard_format::{BucketId, Hlc, MetadataEntry, MetadataRecord, ObjectId, PgId};
+use shard_format::{BucketId, Head, Hlc, MetadataEntry, MetadataRecord, ObjectId, PgId};
 
 use super::{
     machine::{GroupMachine, version_of},
@@ -85,7 +85,10 @@ impl Groups {
         needs_space: bool,
     ) -> Result<Vec<Outcome>, VolumeError> {
         if needs_space {
-            self.volume.admit_put().await?;
+            let bytes = commands.iter().map(|(_, payload)| payload.len()).sum();
+            self.volume
+                .admit_put(Head::Commit, commands.len(), bytes)
+                .await?;
         } else {
             self.volume.admit_delete().await?;
         }

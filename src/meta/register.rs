@@ -350,7 +350,11 @@ pub fn merge(store: &Store<'_>, register: &Register<'_>, incoming: Incoming) -> 
             && incoming.hlc != current.slot.hlc);
     let table = table_of(register, current.present);
     if outranks {
-        store.index.remove(table, &current.key);
+        if current.present && incoming.value.is_none() {
+            store.index.remove_run(table, &current.key);
+        } else {
+            store.index.remove(table, &current.key);
+        }
         store.files.sub_live(&current.slot.place.extent);
         let mut shadows = current.slot.shadows.clone();
         shadows.push(current.slot.place.extent.generation);

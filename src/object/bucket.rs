@@ -102,13 +102,18 @@ impl Store {
     }
 
     /// Deletes an empty bucket. Runs to its end also if the caller goes away: half a deletion would leave fences behind.
-    pub(super) async fn remove_bucket(&self, name: &str) -> Result<(), StoreError> {
-        let (store, name) = (self.clone(), name.to_owned());
-        rt::spawn(async move { store.remove_bucket_to_the_end(&name).await }).await
+    pub(super) async fn remove_bucket(&self, bucket: &BucketInfo) -> Result<(), StoreError> {
+        let (store, bucket) = (self.clone(), bucket.clone());
+        rt::spawn(async move { store.remove_bucket_to_the_end(&bucket).await }).await
     }
 
-    async fn remove_bucket_to_the_end(&self, name: &str) -> Result<(), StoreError> {
+    async fn remove_bucket_to_the_end(&self, meant: &BucketInfo) -> Result<(), StoreError> {
+        let name = meant.name.as_str();
         let (bucket, deleting) = self.look_up_bucket(name).await?;
+        // The name may belong to a bucket that somebody else made since the caller looked.
+        if bucket.id != meant.id {
+            return Err(StoreError::NoSuchBucket);
+        }
         if deleting {
             return Err(StoreError::BucketBusy);
         }

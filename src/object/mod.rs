@@ -416,7 +416,7 @@ pub trait ObjectStore: Clone + 'static {
     async fn bucket(&self, name: &str) -> Result<BucketInfo, StoreError>;
     /// All buckets, sorted by name.
     async fn buckets(&self) -> Result<Vec<BucketInfo>, StoreError>;
-    async fn delete_bucket(&self, name: &str) -> Result<(), StoreError>;
+    async fn delete_bucket(&self, bucket: &BucketInfo) -> Result<(), StoreError>;
 
     async fn put<B: Body>(
         &self,

@@ -19,7 +19,8 @@ use crate::{
     link::{Reply, Request},
     log::Segment,
     placement::key_hash32,
-    rt::{self, Buf},
+    rt::{self, Buf, Task},
+    volume::VolumeError,
 };
 
 impl Store {
@@ -135,10 +136,39 @@ impl Store {
         body: &mut B,
         volumes: &mut BTreeSet<u16>,
     ) -> Result<[u8; 16], StoreError> {
+        let mut in_flight = FuturesUnordered::new();
+        let stored = self.feed(object, body, volumes, &mut in_flight).await;
+        // Whatever happened: what was sent to a volume has arrived when this returns, and not after it is freed.
+        let mut failed = None;
+        while let Some(done) = in_flight.next().await {
+            if let Err(e) = done {
+                failed.get_or_insert(e);
+            }
+        }
+        let md5 = stored?;
+        if let Some(e) = failed {
+            return Err(e.into());
+        }
+        // Signatures and checksums of the whole, before anything can become visible.
+        body.finish().await?;
+        let link = self.link();
+        for synced in join_all(volumes.iter().map(|v| link.call(*v, Request::SyncShards))).await {
+            synced?;
+        }
+        Ok(md5)
+    }
+
+    /// Sends the body to the volumes; the last pieces are under way when it returns.
+    async fn feed<B: Body>(
+        &self,
+        object: ObjectId,
+        body: &mut B,
+        volumes: &mut BTreeSet<u16>,
+        in_flight: &mut FuturesUnordered<Task<Result<Reply, VolumeError>>>,
+    ) -> Result<[u8; 16], StoreError> {
         let size = body.length();
         let link = self.link();
         let mut md5 = Md5::new();
-        let mut in_flight = FuturesUnordered::new();
         let mut offset = 0u64;
         let mut renewed = rt::now();
         while offset < size {
@@ -159,26 +189,15 @@ impl Store {
             if in_flight.len() == STORES_IN_FLIGHT
                 && let Some(done) = in_flight.next().await
             {
-                let done: Result<_, crate::volume::VolumeError> = done;
                 done?;
             }
-            in_flight.push(link.call(
-                volume,
-                Request::Store {
-                    segments,
-                    data: buf,
-                },
-            ));
+            // A task of its own: a piece that waits for us to look at it holds memory that we may be waiting for.
+            let (to, data) = (link.clone(), buf);
+            in_flight.push(rt::spawn(async move {
+                to.call(volume, Request::Store { segments, data }).await
+            }));
             offset += want as u64;
             self.keep_lease(object, &mut renewed);
-        }
-        while let Some(done) = in_flight.next().await {
-            done?;
-        }
-        // Signatures and checksums of the whole, before anything can become visible.
-        body.finish().await?;
-        for synced in join_all(volumes.iter().map(|v| link.call(*v, Request::SyncShards))).await {
-            synced?;
         }
         Ok(md5.finalize().into())
     }

@@ -250,8 +250,8 @@ impl ObjectStore for Store {
         self.all_buckets().await
     }
 
-    async fn delete_bucket(&self, name: &str) -> Result<(), StoreError> {
-        self.remove_bucket(name).await
+    async fn delete_bucket(&self, bucket: &BucketInfo) -> Result<(), StoreError> {
+        self.remove_bucket(bucket).await
     }
 
     async fn put<B: Body>(

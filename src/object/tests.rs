@@ -370,3 +370,38 @@ fn the_unreadable_is_never_taken_for_the_absent() {
         node::stop(&share).await.unwrap();
     });
 }
+
+#[test]
+fn more_puts_than_memory_go_through() {
+    let directory = tempfile::tempdir().unwrap();
+    on_a_store(directory.path(), |share| async move {
+        let store = share.store.clone();
+        let bucket = store.create_bucket("b", "root", "").await.unwrap();
+        // Each holds up to three pieces of 1 MiB; the pool has 32.
+        let puts = (0..40u8).map(|number| {
+            let (store, bucket) = (store.clone(), bucket.clone());
+            async move {
+                let bytes = vec![number; (4 << 20) + 1];
+                let mut body = Bytes::new(&bytes);
+                let headers = ObjectHeaders::default();
+                store
+                    .put(
+                        &bucket,
+                        &[b'k', number + 1],
+                        headers,
+                        Condition::None,
+                        &mut body,
+                    )
+                    .await
+                    .map(|_| ())
+            }
+        });
+        let all = futures_util::future::join_all(puts);
+        let all = crate::rt::timeout(std::time::Duration::from_secs(60), all).await;
+        let all = all.unwrap_or_else(|_| panic!("the puts wait for each other"));
+        assert!(all.iter().all(Result::is_ok), "{all:?}");
+        let bytes = read(&store, &bucket, &[b'k', 40], None).await;
+        assert!(bytes == vec![39; (4 << 20) + 1]);
+        node::stop(&share).await.unwrap();
+    });
+}

@@ -550,6 +550,12 @@ impl Buf {
         .await
     }
 
+    /// From the pool, or if that has none, from the allocator: for those who give memory back and must not wait
+    /// behind those who wait for it. The caller bounds how much this can be.
+    pub fn alloc_now(len: usize) -> Buf {
+        Buf::try_alloc(len).unwrap_or_else(|| Buf::heap(len))
+    }
+
     /// From the allocator, for tools and tests outside a core. Zeroed.
     pub fn heap(len: usize) -> Buf {
         let capacity = len.max(1).next_multiple_of(BUF_SIZE_MIN);

@@ -78,6 +78,14 @@ impl MemoryStore {
         self.state.deletes_at_once.get()
     }
 
+    /// Has an object say that it is larger than it is.
+    pub fn pretend_size(&self, bucket: &str, key: &str, size: u64) {
+        let mut buckets = self.state.buckets.borrow_mut();
+        let (_, objects) = buckets.get_mut(bucket).expect("a bucket");
+        let (info, _) = objects.get_mut(key.as_bytes()).expect("an object");
+        info.size = size;
+    }
+
     fn with<T>(
         &self,
         bucket: &BucketInfo,
@@ -235,7 +243,8 @@ impl ObjectStore for MemoryStore {
             .collect())
     }
 
-    async fn delete_bucket(&self, name: &str) -> Result<(), StoreError> {
+    async fn delete_bucket(&self, bucket: &BucketInfo) -> Result<(), StoreError> {
+        let name = bucket.name.as_str();
         let mut buckets = self.state.buckets.borrow_mut();
         match buckets.get(name) {
             None => Err(StoreError::NoSuchBucket),
@@ -499,7 +508,15 @@ impl ObjectStore for MemoryStore {
                 return Err(StoreError::SizeMismatch { size });
             }
             let mut checksum = None;
-            if let Some((algorithm, kind)) = upload.info.checksum {
+            // Where none was named, that of the parts if it can be joined.
+            let of_parts = |(part, _): &(UploadedPart, _)| part.info.checksum.map(|c| c.algorithm);
+            let joined = chosen.first().and_then(of_parts).filter(|algorithm| {
+                !matches!(algorithm, Algorithm::Sha1 | Algorithm::Sha256)
+                    && chosen.iter().all(|part| of_parts(part) == Some(*algorithm))
+            });
+            let wanted = upload.info.checksum;
+            let wanted = wanted.or(joined.map(|algorithm| (algorithm, Kind::FullObject)));
+            if let Some((algorithm, kind)) = wanted {
                 let other = |given: Checksum| given.algorithm != algorithm;
                 if completion.kind.is_some_and(|claimed| claimed != kind)
                     || completion.checksum.is_some_and(other)

@@ -423,6 +423,11 @@ async fn handle<S: ObjectStore>(
         resource: &resource,
         user: &user,
         limits: &context.limits,
+        scheme: if context.tls.is_some() {
+            "https"
+        } else {
+            "http"
+        },
     };
     let result = operations::run(
         &context.store,

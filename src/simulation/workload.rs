@@ -178,7 +178,7 @@ impl Client {
         {
             return step("put into a new bucket", e);
         }
-        match self.store.delete_bucket(&name).await {
+        match self.store.delete_bucket(&bucket).await {
             Err(StoreError::BucketNotEmpty) => {}
             Err(e) => return step("delete of a bucket with an object", e),
             Ok(()) => return Err("a bucket with an object in it was deleted".to_owned()),
@@ -186,7 +186,7 @@ impl Client {
         if let Err(e) = self.store.delete(&bucket, b"k", Condition::None).await {
             return step("delete from a bucket", e);
         }
-        if let Err(e) = self.store.delete_bucket(&name).await {
+        if let Err(e) = self.store.delete_bucket(&bucket).await {
             return step("delete of an empty bucket", e);
         }
         let mut body = Bytes::whole(content.bytes());

@@ -9,7 +9,7 @@ use super::{Volume, VolumeError};
 use crate::{
     index::{Index, IndexError, Table},
     limits::{CHECKPOINT_BYTES, CHECKPOINT_ENTRIES, CHECKPOINT_IDLE},
-    log::{HEADS, HeadPosition, head_index},
+    log::{HEADS, HeadPosition, Usage, head_index},
     rt,
 };
 
@@ -133,17 +133,22 @@ impl Position {
     }
 }
 
-/// A row of the files table: generation and live bytes.
-pub(super) fn encode_file_row(generation: Generation, live_bytes: u64) -> Vec<u8> {
-    let mut v = generation.0.to_le_bytes().to_vec();
-    v.extend(live_bytes.to_le_bytes());
+/// A row of the files table: generation 8 | live bytes 8 | end 4.
+fn encode_file_row(usage: &Usage) -> Vec<u8> {
+    let mut v = usage.generation.0.to_le_bytes().to_vec();
+    v.extend(usage.live_bytes.to_le_bytes());
+    v.extend(usage.end.to_le_bytes());
     v
 }
 
-pub(super) fn decode_file_row(bytes: &[u8]) -> Option<(Generation, u64)> {
-    let generation = u64::from_le_bytes(*bytes.first_chunk()?);
-    let live = u64::from_le_bytes(bytes.get(8..16)?.try_into().ok()?);
-    Some((Generation(generation), live))
+pub(super) fn decode_file_row(bytes: &[u8]) -> Option<Usage> {
+    let (generation, rest) = bytes.split_first_chunk()?;
+    let (live_bytes, rest) = rest.split_first_chunk()?;
+    Some(Usage {
+        generation: Generation(u64::from_le_bytes(*generation)),
+        live_bytes: u64::from_le_bytes(*live_bytes),
+        end: u32::from_le_bytes(*rest.first_chunk()?),
+    })
 }
 
 impl Volume {
@@ -186,12 +191,9 @@ impl Volume {
             for head in HEADS {
                 position.heads[head_index(head)] = inner.log.position(head);
             }
-            for (number, generation, live) in inner.log.files().take_dirty() {
-                inner.index.put(
-                    Table::Files,
-                    &number.0.to_be_bytes(),
-                    encode_file_row(generation, live),
-                );
+            for (number, usage) in inner.log.files().take_dirty() {
+                let row = encode_file_row(&usage);
+                inner.index.put(Table::Files, &number.0.to_be_bytes(), row);
             }
             inner
                 .index

@@ -20,6 +20,8 @@ mod checkpoint;
 mod reclaim;
 mod recover;
 mod shards;
+#[cfg(test)]
+mod tests;
 
 use std::{
     cell::{Cell, RefCell},
@@ -39,13 +41,16 @@ pub use self::{
 };
 use crate::{
     index::{Index, IndexError, StoreKind},
-    limits::ACTIVE_BYTES_MAX,
+    limits::{ACTIVE_BYTES_MAX, DELETE_RETRY, DELETE_WAIT_MAX, RESERVE_FILES},
     log::{
-        Append, DurableBatch, DurableBody, Extent, FileState, Files, HeadPosition, Log, LogError,
-        Record, Segment, Sink, SpaceClass, Ticket,
+        Append, DurableBatch, DurableBody, ENTRY_COST, Extent, FileState, Files, HeadPosition, Log,
+        LogError, Record, Segment, Sink, SpaceClass, Ticket,
     },
     rt::{self, Buf, sync::Notify},
 };
+
+/// A delete's record at most: its key and what goes with it.
+const DELETE_BYTES: usize = shard_format::KEY_LENGTH_MAX + 256;
 
 /// Why a volume did not do what it was asked. None of these loses what was durable.
 #[derive(Clone, Debug, thiserror::Error, PartialEq, Eq)]
@@ -237,6 +242,8 @@ struct Inner {
     checkpoint_done: Notify,
     reclaim_wanted: Notify,
     reclaim_done: Notify,
+    /// The file system had no room for one more segment file when reclaim last wanted one.
+    drive_full: Cell<bool>,
     dirty: Cell<bool>,
     closing: Cell<bool>,
     /// Sealed files that reclaim cannot empty because part of them is unreadable.
@@ -325,14 +332,28 @@ impl Volume {
         self.check_index()
     }
 
-    /// Waits until new object bytes or versions may be written; `Full` when the drive has only its reserve left.
-    pub async fn admit_put(&self) -> Result<(), VolumeError> {
-        self.admit_delete().await?;
+    /// Waits until `bytes` of new object bytes (bulk head) or versions (commit head), in so many records, may be
+    /// appended; `Full` when the drive has only its reserve left. Holds until the caller next awaits.
+    pub async fn admit_put(
+        &self,
+        head: Head,
+        records: usize,
+        bytes: usize,
+    ) -> Result<(), VolumeError> {
+        self.admit().await?;
         if self.0.index_full.get() {
             return Err(VolumeError::Full);
         }
         let files = self.0.log.files();
+        let cost = bytes + records * ENTRY_COST;
         while !files.has_room(SpaceClass::Put) {
+            // What is left of an open file is in nobody's reserve, as long as the commit head finds its next file:
+            // that is where deletes go when puts have filled this one.
+            let reserved = head == Head::Bulk || files.free_count() >= RESERVE_FILES;
+            if reserved && self.0.log.fits(head, cost) {
+                self.0.reclaim_wanted.notify_one();
+                return Ok(());
+            }
             match files.create().await {
                 Ok(()) => {}
                 Err(LogError::Full) => {
@@ -345,9 +366,28 @@ impl Volume {
         Ok(())
     }
 
-    /// Waits until a command that needs next to no space may be written: the log's queue and the index's tables are
-    /// bounded.
+    /// Waits until a command that needs next to no space may be written. On a full drive deletes can be faster than
+    /// reclaim, which makes the room for their records out of what they delete.
     pub async fn admit_delete(&self) -> Result<(), VolumeError> {
+        self.admit().await?;
+        let begun = rt::now();
+        // After that the log itself says what becomes of it.
+        while !self.0.log.takes_command(DELETE_BYTES)
+            && rt::now().saturating_since(begun) < DELETE_WAIT_MAX
+        {
+            match self.0.log.files().create().await {
+                Ok(()) => continue,
+                Err(LogError::Full) => {}
+                Err(e) => return Err(e.into()),
+            }
+            self.0.reclaim_wanted.notify_one();
+            rt::sleep(DELETE_RETRY).await;
+        }
+        self.check_writable()
+    }
+
+    /// Waits for the log's queue and the index's tables, which are bounded.
+    async fn admit(&self) -> Result<(), VolumeError> {
         loop {
             self.check_writable()?;
             self.0.log.room(Head::Commit).await?;

@@ -10,51 +10,81 @@
 //! whose bytes do not match their checksum cannot be copied: its file is kept, and counted, until repair or an
 //! operator deals with it.
 
-use shard_format::{FileNumber, Head, Kind, MetadataEntry};
+use shard_format::{FILE_HEADER_SIZE, FileNumber, Head, Kind, MetadataEntry};
 
 use super::{Liveness, Volume, VolumeError, VolumeRecord, Waiter, recover::read_header, shards};
 use crate::{
     limits::{
-        BATCH_RECORDS_MAX, RECLAIM_LIVE_PERCENT, RESERVE_FILES, SPARE_FILES, STORE_BYTES_MAX,
+        BATCH_PADDING_MAX, BATCH_RECORDS_MAX, GATHERED_RUN_BYTES_MAX, RECLAIM_GAIN_PERCENT,
+        RECLAIM_LIVE_PERCENT, RESERVE_FILES, SPARE_FILES, STORE_BYTES_MAX,
     },
-    log::{Append, Extent, FileState, LogError, Record, Segment, recover::walk_sealed},
+    log::{Append, Extent, FileState, LogError, Record, Segment, Usage, recover::walk_sealed},
     rt,
 };
-
-/// A live share above which copying a file costs more than it gives, even when space is short (percent).
-const PRESSURE_LIVE_PERCENT: u64 = 75;
 
 /// Records of a victim that are looked at in one turn of the reactor; about 0.1 ms.
 const RECORDS_PER_TURN: usize = 64;
 
-/// Metadata records on their way to the relocate head: what shares one append, and so one batch. Alone, each would take
-/// a directory block and a write of its own, and a file of small records would need more room than it gives back.
+/// Records on their way to the relocate head: what shares one append, and so one batch. Alone, each would take a
+/// directory block and a write of its own, and a file of small records would need more room than it gives back.
 #[derive(Default)]
 struct Gathered {
     records: Vec<Record>,
-    bytes: usize,
+    count: usize,
+    bytes: u64,
+}
+
+/// Bytes of records that share a batch of copies; fits a batch and any file with its directory.
+fn gathered_bytes_max(file_length: u64) -> u64 {
+    (STORE_BYTES_MAX as u64).min(file_length / 8)
 }
 
 impl Gathered {
-    /// Half of what a batch may hold, so that the group fits one with its directory.
-    fn is_full(&self, file_length: u64) -> bool {
-        let bytes_max = STORE_BYTES_MAX.min(file_length as usize / 8);
-        self.records.len() >= BATCH_RECORDS_MAX / 2 || self.bytes >= bytes_max
+    /// Half of the records that a batch may hold, so that the directory stays small.
+    const RECORDS_MAX: usize = BATCH_RECORDS_MAX / 2;
+
+    /// Whether a record of so many bytes fits with the ones that are here. A batch that grows beyond the bound would
+    /// leave more of a file's end unused than [`gain`] takes for granted.
+    fn has_room(&self, bytes: u64, file_length: u64) -> bool {
+        self.records.is_empty()
+            || (self.count < Self::RECORDS_MAX
+                && self.bytes + bytes <= gathered_bytes_max(file_length))
     }
 
-    fn push(&mut self, entry: MetadataEntry, payload: &[u8]) {
-        self.bytes += payload.len();
-        self.records.push(Record::Metadata {
-            entry,
-            payload: payload.to_vec(),
-        });
+    fn push(&mut self, record: Record, count: usize, bytes: u64) {
+        self.records.push(record);
+        self.count += count;
+        self.bytes += bytes;
     }
 
     fn take(&mut self) -> Vec<Record> {
-        self.bytes = 0;
-        std::mem::take(&mut self.records)
+        std::mem::take(self).records
     }
 }
+
+/// Bytes that copying a sealed file gives back. An end that no copy would fill either is no gain: a batch of copies did
+/// not fit there. A file that was sealed early, by a restart, has more of it.
+fn gain(file_length: u64, usage: &Usage) -> u64 {
+    let end = match u64::from(usage.end) {
+        0 => file_length,
+        end => end,
+    };
+    let batch = (STORE_BYTES_MAX as u64).min(file_length / 4) + DIRECTORY_BYTES_MAX;
+    let end = if file_length - end > batch {
+        file_length
+    } else {
+        end
+    };
+    end.saturating_sub(usage.live_bytes + FILE_HEADER_SIZE as u64)
+}
+
+/// What copying a whole file adds to its records: the padding of its batches, and a floor in two heads.
+fn copying_bytes(file_length: u64) -> u64 {
+    (file_length / gathered_bytes_max(file_length) + 1) * BATCH_PADDING_MAX
+}
+
+/// A batch's directory and what else is not its payload.
+const DIRECTORY_BYTES_MAX: u64 = 64 * 1024;
 
 /// A record found in a victim.
 enum Found {
@@ -84,6 +114,7 @@ impl Volume {
             {
                 return;
             }
+            self.keep_spare().await;
             match self.choose() {
                 Some(file) => {
                     if let Err(e) = self.reclaim(file).await {
@@ -99,17 +130,7 @@ impl Volume {
                     }
                     self.0.reclaim_done.notify_all();
                 }
-                None => {
-                    // Keep a spare ahead of the heads, so that rolling does not wait for the file system.
-                    let files = self.0.log.files();
-                    if files.free_count() < RESERVE_FILES + SPARE_FILES
-                        && let Err(e) = files.create().await
-                        && e != LogError::Full
-                    {
-                        tracing::warn!(volume = %self.id(), error = %e, "no spare segment file");
-                    }
-                    self.wait_for_work().await;
-                }
+                None => self.wait_for_work().await,
             }
         }
     }
@@ -122,27 +143,41 @@ impl Volume {
         }
     }
 
+    /// Keeps a spare ahead of the heads, so that rolling does not wait for the file system, and finds out whether there
+    /// is room for one at all: while there is, a file more is cheaper than copying what is mostly alive.
+    async fn keep_spare(&self) {
+        let files = self.0.log.files();
+        let mut full = false;
+        while !full && files.free_count() < RESERVE_FILES + SPARE_FILES {
+            match files.create().await {
+                Ok(()) => {}
+                Err(e) => {
+                    full = true;
+                    if e != LogError::Full {
+                        tracing::warn!(volume = %self.id(), error = %e, "no spare segment file");
+                    }
+                }
+            }
+        }
+        self.0.drive_full.set(full);
+    }
+
     /// The sealed file that gives most for least copying; `None` if none is worth it.
     fn choose(&self) -> Option<FileNumber> {
         let files = self.0.log.files();
         let length = files.file_length();
-        let short = files.free_count() < RESERVE_FILES + SPARE_FILES;
-        let limit = if short {
-            PRESSURE_LIVE_PERCENT
-        } else {
-            RECLAIM_LIVE_PERCENT
-        };
+        let full = self.0.drive_full.get();
+        let gain_min = (length * RECLAIM_GAIN_PERCENT / 100).max(copying_bytes(length));
         let stuck = self.0.stuck.borrow();
         files
-            .table()
+            .sealed()
             .into_iter()
-            .filter(|(n, _, state, live)| {
-                matches!(state, FileState::Sealed(_))
-                    && *live * 100 < length * limit
-                    && !stuck.contains(n)
+            .filter(|(n, usage)| {
+                let dead = usage.live_bytes * 100 < length * RECLAIM_LIVE_PERCENT;
+                (dead || full && gain(length, usage) >= gain_min) && !stuck.contains(n)
             })
-            .min_by_key(|(n, _, _, live)| (*live, *n))
-            .map(|(n, ..)| n)
+            .min_by_key(|(n, usage)| (usage.live_bytes, *n))
+            .map(|(n, _)| n)
     }
 
     /// Empties and frees one sealed file.
@@ -254,10 +289,12 @@ impl Volume {
                         relocated: true,
                         ..*entry
                     };
-                    gathered.push(entry, payload);
-                    if gathered.is_full(file_length) {
+                    let bytes = payload.len() as u64;
+                    if !gathered.has_room(bytes, file_length) {
                         pending.push(self.relocate(gathered.take()).await?);
                     }
+                    let payload = payload.clone();
+                    gathered.push(Record::Metadata { entry, payload }, 1, bytes);
                 }
                 Found::Volume { payload, whole } => {
                     at += 1;
@@ -287,8 +324,17 @@ impl Volume {
                         continue;
                     }
                     let (run, next) = self.read_run(number, found, at).await?;
+                    let count = next - at;
                     at = next;
-                    pending.push(self.relocate(vec![run]).await?);
+                    let bytes = run.payload_bytes();
+                    if bytes > GATHERED_RUN_BYTES_MAX {
+                        pending.push(self.relocate(vec![run]).await?);
+                        continue;
+                    }
+                    if !gathered.has_room(bytes, file_length) {
+                        pending.push(self.relocate(gathered.take()).await?);
+                    }
+                    gathered.push(run, count, bytes);
                 }
             }
         }
@@ -330,11 +376,7 @@ impl Volume {
             return Err(VolumeError::Closed);
         }
         self.0.log.room(head).await?;
-        let bytes = |record: &Record| match record {
-            Record::Metadata { payload, .. } | Record::Volume { payload } => payload.len() as u64,
-            Record::Segments { data, .. } => data.len() as u64,
-        };
-        let bytes: u64 = records.iter().map(bytes).sum();
+        let bytes: u64 = records.iter().map(Record::payload_bytes).sum();
         self.count(|c| c.bytes_relocated += bytes);
         let (tx, rx) = futures_channel::oneshot::channel();
         let ticket = self.0.log.append(

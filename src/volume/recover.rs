@@ -140,7 +140,7 @@ impl Volume {
             position.is_none() && found.iter().any(|f| matches!(f.header, Ok(Some(_))));
         let position = position.unwrap_or_default();
         machine.restore(&position.machine);
-        load_live_bytes(&index, &files)?;
+        load_usage(&index, &files)?;
 
         let mut damage: Vec<KnownDamage> = position.damage.clone();
         for f in &found {
@@ -345,6 +345,7 @@ impl Volume {
             checkpoint_done: rt::sync::Notify::new(),
             reclaim_wanted: rt::sync::Notify::new(),
             reclaim_done: rt::sync::Notify::new(),
+            drive_full: Default::default(),
             dirty: std::cell::Cell::new(*batches.borrow() > 0),
             closing: Default::default(),
             stuck: RefCell::default(),
@@ -362,16 +363,16 @@ impl Volume {
     }
 }
 
-/// Takes the live bytes of the last checkpoint for files that are still of the same generation. An estimate.
-fn load_live_bytes(index: &Index, files: &Files) -> Result<(), VolumeError> {
+/// Takes what the last checkpoint knew of files that are still of the same generation. Estimates.
+fn load_usage(index: &Index, files: &Files) -> Result<(), VolumeError> {
     let mut from = Vec::new();
     loop {
         let end = index.scan(Table::Files, &from, 4096, |k, v| {
-            if let (Some(number), Some((generation, live))) =
+            if let (Some(number), Some(usage)) =
                 (k.first_chunk::<4>(), checkpoint::decode_file_row(v))
             {
                 let number = shard_format::FileNumber(u32::from_be_bytes(*number));
-                files.set_live(number, generation, live);
+                files.set_usage(number, usage);
             }
             Step::Next
         })?;

@@ -5,32 +5,33 @@ import traceback
 
 
 class Checks:
-    def __init__(self, name, only=None):
+    def __init__(self, name):
         self.name = name
-        self.only = only
         self.functions = []
-        self.passed = 0
-        self.failed = []
 
     def __call__(self, function):
         self.functions.append(function)
         return function
 
-    def run(self, context):
+    def run(self, context, label, only=None):
+        """(how many passed, names of those that failed)"""
+        passed, failed = 0, []
         for function in self.functions:
-            if self.only and self.only not in function.__name__:
+            name = function.__name__
+            if only and only not in name:
                 continue
             start = time.monotonic()
             try:
                 function(context)
             except Exception as error:
-                self.failed.append(function.__name__)
-                print(f"FAILED {self.name}: {function.__name__}: {error!r}", flush=True)
+                failed.append(name)
+                print(f"FAILED {label}: {name}: {error!r}", flush=True)
                 traceback.print_exc()
             else:
-                self.passed += 1
+                passed += 1
                 took = time.monotonic() - start
-                print(f"ok     {self.name}: {function.__name__}  {took:.1f} s", flush=True)
+                print(f"ok     {label}: {name}  {took:.1f} s", flush=True)
+        return passed, failed
 
 
 def equal(found, wanted, what=""):

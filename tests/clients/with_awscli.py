@@ -24,7 +24,9 @@ class Context:
         # Above 8 MB files go and come in parts, as by default.
         config.write_text("[default]\nregion = us-east-1\n")
         self.environment = {
-            name: value for name, value in os.environ.items() if not name.startswith("AWS_")
+            name: value
+            for name, value in os.environ.items()
+            if name == "AWS_CA_BUNDLE" or not name.startswith("AWS_")
         } | {
             "AWS_CONFIG_FILE": str(config),
             # The file that the server made, as the ready line advises.
@@ -105,10 +107,8 @@ def copies_within_the_store(c):
     for size in (0, 100, 3 * MIB, 20 * MIB):
         path = c.file(f"within-{size}", size)
         c.aws("s3", "cp", str(path), f"s3://{bucket}/a b/{size}")
-        # Without questions about tags, which large copies ask otherwise.
-        props = ("--copy-props", "metadata-directive")
-        c.aws("s3", "cp", f"s3://{bucket}/a b/{size}", f"s3://{other}/ü/{size}", *props)
-        c.aws("s3", "mv", f"s3://{other}/ü/{size}", f"s3://{other}/moved/{size}", *props)
+        c.aws("s3", "cp", f"s3://{bucket}/a b/{size}", f"s3://{other}/ü/{size}")
+        c.aws("s3", "mv", f"s3://{other}/ü/{size}", f"s3://{other}/moved/{size}")
         down = c.path / "down"
         c.aws("s3", "cp", f"s3://{other}/moved/{size}", str(down))
         equal(down.read_bytes() == path.read_bytes(), True, f"bytes of {size}")

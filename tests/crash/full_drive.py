@@ -1,6 +1,6 @@
 """A drive filled to the last block, emptied and filled again.
 
-    sudo python3 tests/crash/full_drive.py [--mib 512] [--cycles 2] [--file-system ext4|xfs]
+    sudo python3 tests/crash/full_drive.py [--mib 512] [--cycles 3] [--file-system ext4|xfs]
 
 On a small loop-mounted file system: objects are put until the answer is 507; what was acknowledged
 stays whole, overwrites that do not fit leave the earlier version, the server starts on the full drive
@@ -62,7 +62,7 @@ def main():
     parser = argparse.ArgumentParser()
     parser.add_argument("--binary")
     parser.add_argument("--mib", type=int, default=512, help="size of the drive")
-    parser.add_argument("--cycles", type=int, default=2)
+    parser.add_argument("--cycles", type=int, default=3)
     parser.add_argument("--file-system", choices=["ext4", "xfs"], default="ext4")
     parser.add_argument("--cores", default="2", help="of the server")
     arguments = parser.parse_args()

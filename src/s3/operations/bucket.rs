@@ -135,7 +135,7 @@ pub async fn delete<S: ObjectStore>(
     request: Request<'_>,
 ) -> S3Result<Answer<S::Reader>> {
     let bucket = bucket_of(store, request).await?;
-    store.delete_bucket(&bucket.name).await?;
+    store.delete_bucket(&bucket).await?;
     Ok(Answer::empty(204))
 }
 

@@ -78,6 +78,8 @@ pub struct Request<'a> {
     pub resource: &'a Resource,
     pub user: &'a User,
     pub limits: &'a Limits,
+    /// `http` or `https`: what the client would have to write to come here again.
+    pub scheme: &'static str,
 }
 
 /// A body with the checks that clients ask for.

@@ -1,6 +1,7 @@
 //! Copies of objects.
 
 use super::*;
+use crate::object::PUT_SIZE_MAX;
 
 fn copy(target: &str, source: &str) -> Call {
     Call::new("PUT", target).field("x-amz-copy-source", source)
@@ -215,6 +216,34 @@ fn a_source_that_breaks_is_an_error_and_no_object() {
         let reply = call(c, copy("/bucket/to", "/bucket/k"), b"").await;
         assert_eq!(reply.status, 200);
         assert!(server.store.object("bucket", "to").unwrap().1 == pattern(500_000));
+    });
+}
+
+#[test]
+fn a_copy_is_at_most_as_large_as_a_put() {
+    with_server(|server| async move {
+        let mut client = client_with_bucket(&server).await;
+        let c = &mut client;
+        call(c, Call::new("PUT", "/bucket/k"), b"hello").await;
+        let begun = call(c, Call::new("POST", "/bucket/to?uploads"), b"").await;
+        let part = format!(
+            "/bucket/to?partNumber=1&uploadId={}",
+            begun.element("UploadId")
+        );
+        for (size, code) in [
+            // It is read, and is found to be shorter than it said.
+            (PUT_SIZE_MAX, "InternalError"),
+            (PUT_SIZE_MAX + 1, "InvalidRequest"),
+        ] {
+            server.store.pretend_size("bucket", "k", size);
+            for target in ["/bucket/to", &part] {
+                let reply = call(c, copy(target, "/bucket/k"), b"").await;
+                assert_eq!(reply.code(), code, "{size} to {target}");
+            }
+            assert!(server.store.object("bucket", "to").is_none());
+            let end = copy(&part, "/bucket/k").field("x-amz-copy-source-range", "bytes=1-4");
+            assert_eq!(call(c, end, b"").await.status, 200);
+        }
     });
 }
 

@@ -313,6 +313,54 @@ fn checksums_of_uploads() {
     });
 }
 
+/// SDKs begin without a word about checksums, and send every part with one.
+#[test]
+fn uploads_without_a_checksum_take_parts_with_any() {
+    with_server(|server| async move {
+        server.store.allow_parts_of(1);
+        let mut client = client_with_bucket(&server).await;
+        let c = &mut client;
+        let bodies = [pattern(1000), pattern(50)];
+        let whole = bodies.concat();
+        for (algorithms, joined) in [
+            ([Some(Algorithm::Crc32); 2], Some(Algorithm::Crc32)),
+            ([Some(Algorithm::Crc32c); 2], Some(Algorithm::Crc32c)),
+            ([None; 2], Some(Algorithm::Crc64Nvme)),
+            (
+                [None, Some(Algorithm::Crc64Nvme)],
+                Some(Algorithm::Crc64Nvme),
+            ),
+            ([Some(Algorithm::Sha256); 2], None),
+            ([Some(Algorithm::Crc32), None], None),
+        ] {
+            let id = begin(c, "/bucket/k", &[]).await;
+            let mut text = String::new();
+            for (at, (body, algorithm)) in bodies.iter().zip(algorithms).enumerate() {
+                let mut call_ = part("/bucket/k", &id, at + 1);
+                let mut named = String::new();
+                if let Some(algorithm) = algorithm {
+                    let value = checksum(algorithm, body);
+                    call_ = call_.field(algorithm.header(), &value);
+                    let element = algorithm.element();
+                    named = format!("<{element}>{value}</{element}>");
+                }
+                let done = call(c, call_, body).await;
+                let etag = done.header("etag").unwrap();
+                text.push_str(&format!(
+                    "<Part><PartNumber>{}</PartNumber><ETag>{etag}</ETag>{named}</Part>",
+                    at + 1
+                ));
+            }
+            let text = format!("<CompleteMultipartUpload>{text}</CompleteMultipartUpload>");
+            let done = post(c, complete("/bucket/k", &id), &text).await;
+            assert_eq!(done.status, 200, "{}", done.text());
+            let expected = joined.map(|algorithm| checksum(algorithm, &whole));
+            let element = joined.map_or("ChecksumType", Algorithm::element);
+            assert_eq!(done.element(element), expected.unwrap_or_default());
+        }
+    });
+}
+
 #[test]
 fn wrong_parts_and_completions_are_refused() {
     with_server(|server| async move {

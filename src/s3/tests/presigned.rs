@@ -71,28 +71,24 @@ fn hoisted_headers_are_honoured_or_refused() {
     with_server(|server| async move {
         let mut client = client_with_bucket(&server).await;
         let c = &mut client;
-        let crc = checksum(Algorithm::Crc32, b"hello").replace('=', "%3D");
         let target = presign(
             "PUT",
-            &format!(
-                "/bucket/k?x-amz-meta-One=1%20%26%202&X-Amz-Acl=private&x-amz-checksum-crc32={crc}\
-                 &x-amz-sdk-checksum-algorithm=CRC32&x-amz-storage-class=REDUCED_REDUNDANCY\
-                 &x-id=PutObject"
-            ),
+            "/bucket/k?x-amz-meta-One=1%20%26%202&X-Amz-Acl=private&x-amz-checksum-crc32=AAAAAA%3D%3D\
+             &x-amz-sdk-checksum-algorithm=CRC32&x-amz-storage-class=REDUCED_REDUNDANCY\
+             &x-id=PutObject",
         );
         let put = send(c, "PUT", &target, "", "hello").await;
         assert_eq!(put.status, 200, "{}", put.text());
-        assert!(put.header("x-amz-checksum-crc32").is_some());
+        // That of an empty body, which an SDK computes while it has none, is not held against this one.
+        assert_eq!(
+            put.header("x-amz-checksum-crc32"),
+            Some(&checksum(Algorithm::Crc32, b"hello")[..])
+        );
         let (info, _) = server.store.object("bucket", "k").unwrap();
         assert_eq!(info.headers.user, [("one".to_owned(), "1 & 2".to_owned())]);
         assert_eq!(
             info.headers.storage_class.as_deref(),
             Some("REDUCED_REDUNDANCY")
-        );
-        // The checksum that an SDK computes over the body that it does not have.
-        assert_eq!(
-            send(c, "PUT", &target, "", "other").await.code(),
-            "BadDigest"
         );
         // Asked for, not given.
         let asked = presign("PUT", "/bucket/asked?X-Amz-Sdk-Checksum-Algorithm=SHA256");
