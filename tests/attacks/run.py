@@ -27,7 +27,7 @@ import server_process  # noqa: E402
 import world  # noqa: E402
 
 # Cases of each suite. Fewer means that something was not asked.
-FLOORS = {"matrix": 10_500, "classes": 45, "mixing": 9}
+FLOORS = {"matrix": 10_500, "classes": 42, "mixing": 9}
 # Rounds of `mixing`, and the part of the time that it may take: (rounds, seconds, slow clients).
 MIXING = {
     "http": (6_000, 40, 0),
