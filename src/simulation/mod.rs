@@ -400,6 +400,7 @@ impl Run {
                 // The machine's clock was set, by up to a month either way.
                 let days = self.rng.between(0, 60) as i64 - 30;
                 self.world.jump_unix_ms(self.node, days * 86_400_000);
+                self.model.borrow_mut().clock_was_set = true;
             }
             if may_fail && attempt < 3 && self.rng.chance(0.3) {
                 self.arm(40);

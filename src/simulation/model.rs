@@ -94,6 +94,8 @@ struct Key {
 pub struct Model {
     keys: BTreeMap<Vec<u8>, Key>,
     pub pending: Vec<Pending>,
+    /// The clock was set since the pending completions were tried, so a day may have passed for the store.
+    pub clock_was_set: bool,
 }
 
 /// Where a key's history stood when a read began.

@@ -226,6 +226,8 @@ impl Client {
 /// After a restart: completions whose answer was lost are asked for again, as clients do, and must be answered.
 pub async fn complete_again(store: &Store, load: &Load, strict: bool) -> Result<(), String> {
     let pending = std::mem::take(&mut load.model.borrow_mut().pending);
+    // What was completed is remembered for a day, and by its clock this may be another one.
+    let forgotten = std::mem::take(&mut load.model.borrow_mut().clock_was_set);
     for Pending {
         key,
         upload,
@@ -241,6 +243,7 @@ pub async fn complete_again(store: &Store, load: &Load, strict: bool) -> Result<
             Ok(done) if done.etag.md5 == content.md5() => {}
             Ok(_) => return Err(format!("completion of {}: wrong etag", text(&key))),
             Err(StoreError::InvalidPart { .. }) => {}
+            Err(StoreError::NoSuchUpload) if forgotten => {}
             Err(e @ (StoreError::NoSuchUpload | StoreError::NoSuchBucket)) => {
                 return Err(format!("completing {} once more: {e}", text(&key)));
             }
