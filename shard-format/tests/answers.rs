@@ -188,10 +188,10 @@ fn unknown_records_are_named() {
         Err(RecordError::UnknownType { found: 3 })
     );
 
-    let bytes = delete_marker_with(&[18, 0, 1, 0, 0, 0, 0xAA]);
+    let bytes = delete_marker_with(&[0xFF, 0x7F, 1, 0, 0, 0, 0xAA]);
     assert_eq!(
         MetadataRecord::decode(&bytes),
-        Err(RecordError::UnknownField { tag: 18 })
+        Err(RecordError::UnknownField { tag: 0x7FFF })
     );
 }
 
