@@ -47,7 +47,7 @@ TARGETS = {
     "records": (SHARDS, [GOLDEN]),
 }
 # The planted panics are found within this many executions.
-PLANTED_EXECUTIONS_MAX = 2_000_000
+PLANTED_EXECUTIONS_MAX = 1_000_000
 
 
 def build(crate, features):

@@ -3,9 +3,9 @@
 //!
 //! Input: lines. A byte that chooses the change, method, path, query, and a field in each more.
 
-mod common;
+mod signer;
 
-use common::*;
+use signer::*;
 use ostrakon::http::head::Head;
 use ostrakon::http::target::Query;
 use ostrakon::s3::sigv4::authenticate;
