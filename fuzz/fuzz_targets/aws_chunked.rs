@@ -8,12 +8,12 @@ mod signer;
 
 use base64::Engine;
 use base64::engine::general_purpose::STANDARD as BASE64;
-use signer::*;
 use ostrakon::http::head::Head;
 use ostrakon::http::target::Query;
 use ostrakon::object::checksum::{Algorithm, Hasher};
 use ostrakon::s3::body::{Announced, Decoder};
 use ostrakon::s3::sigv4::{ChunkSigner, Payload, authenticate};
+use signer::*;
 use std::cell::RefCell;
 use std::collections::HashMap;
 

@@ -5,11 +5,11 @@
 
 mod signer;
 
-use signer::*;
 use ostrakon::http::head::Head;
 use ostrakon::http::target::Query;
 use ostrakon::s3::sigv4::authenticate;
 use percent_encoding::{NON_ALPHANUMERIC, percent_encode};
+use signer::*;
 
 fn take(text: &[u8]) -> Option<Head> {
     let mut scanned = 0;
