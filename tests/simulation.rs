@@ -3,12 +3,12 @@
 //! `OSTRAKON_SIM_SEEDS=N` runs N seeds per kind of faults instead of the default. A failing seed is printed with the
 //! command that runs it again.
 
-use ostrakon::simulation::{Faults, Options, run};
+use ostrakon::simulation::{self, Faults, Options, run};
 
 fn seeds() -> u64 {
     match std::env::var("OSTRAKON_SIM_SEEDS") {
         Ok(n) => n.parse().expect("OSTRAKON_SIM_SEEDS is a number"),
-        Err(_) => 400,
+        Err(_) => 500,
     }
 }
 
@@ -61,6 +61,20 @@ fn failing_writes_and_flushes_lose_nothing() {
 #[test]
 fn damaged_bytes_are_never_taken_for_absence_or_data() {
     lives(Faults::Rot);
+}
+
+/// Before, in the middle of and after every single write, flush and commit of some short lives.
+#[test]
+fn a_power_cut_at_any_boundary_loses_nothing() {
+    const SEEDS: u64 = 6;
+    let mut boundaries = 0;
+    for seed in 0..SEEDS {
+        boundaries += simulation::boundaries::run_all(seed).unwrap_or_else(|violation| {
+            panic!("{violation}\n  run it again: ostrakon sim --seed {seed} --cut ... --verbose")
+        });
+    }
+    println!("{SEEDS} lives, cut at {boundaries} boundaries");
+    assert!(boundaries > 500 * SEEDS);
 }
 
 #[test]

@@ -4,7 +4,7 @@
 //! One seed is one life of a store: a drawn scenario (cores, volumes, drive size, kind of faults), several rounds of
 //! load, each ended by a power cut or crash at a drawn operation, and after each restart a look at every key. The code
 //! under test is the production code down to the file handles; drives, clock, helper threads and the index's store are
-//! simulated. `ostrakon sim --seed N` runs one seed and says what happened.
+//! simulated. `ostrakon sim --seed N` runs one seed and says what happened. [`boundaries`] cuts one life everywhere.
 //!
 //! | faults | acknowledged states | errors |
 //! |---|---|---|
@@ -15,6 +15,7 @@
 //!
 //! Under every load the drive also hangs on single reads, for up to ten seconds, while everything else goes on.
 
+pub mod boundaries;
 pub mod command;
 mod model;
 mod uploads;
@@ -144,6 +145,10 @@ struct Scenario {
     rounds: u32,
     /// A load long enough to fill the same files again and again, and more readers on whom the drive hangs.
     patient: bool,
+    /// Operations of a client in one round, at most.
+    operations_max: u64,
+    /// Whether failures are drawn under the load; else they are set from outside.
+    draws_failures: bool,
 }
 
 impl Scenario {
@@ -171,7 +176,18 @@ impl Scenario {
             capacity: files * file_length * u64::from(volumes) + (1 << 20),
             clients: rng.between(1, 4) as usize,
             rounds: rng.between(2, 5) as u32,
-            patient: rng.chance(0.2),
+            patient: false,
+            operations_max: 150,
+            draws_failures: true,
+        }
+        .patient(rng.chance(0.2))
+    }
+
+    fn patient(self, patient: bool) -> Scenario {
+        Scenario {
+            patient,
+            operations_max: if patient { 800 } else { self.operations_max },
+            ..self
         }
     }
 
@@ -240,39 +256,49 @@ struct Run {
 
 /// Runs one seed.
 pub fn run(options: &Options) -> Result<Summary, Violation> {
-    let world = World::new(options.seed);
-    let mut rng = world.stream("scenario", 0);
-    let scenario = Scenario::draw(&mut rng, options.faults);
-    let node = world.add_node(scenario.cores);
-    let drive = world.add_drive(node, Path::new(DIRECTORY), scenario.healthy());
-    let summary = Summary {
-        seed: options.seed,
-        faults: scenario.faults.to_string(),
-        ..Summary::default()
-    };
-    let mut run = Run {
-        world,
-        node,
-        drive,
-        scenario,
-        rng,
-        model: Rc::default(),
-        summary,
-        verbose: options.verbose,
-        bucket: None,
-        operations: 0,
-        indexes: Vec::new(),
-    };
+    let mut run = Run::new(options, |drawn| drawn);
     let result = run.life();
-    run.summary.trace = run.world.trace();
-    let summary = run.summary.clone();
-    drop(run);
-    match result {
-        Ok(()) => Ok(summary),
-        Err(what) => Err(Violation {
+    run.end(result)
+}
+
+impl Run {
+    fn new(options: &Options, arrange: impl FnOnce(Scenario) -> Scenario) -> Run {
+        let world = World::new(options.seed);
+        let mut rng = world.stream("scenario", 0);
+        let scenario = arrange(Scenario::draw(&mut rng, options.faults));
+        let node = world.add_node(scenario.cores);
+        let drive = world.add_drive(node, Path::new(DIRECTORY), scenario.healthy());
+        let summary = Summary {
             seed: options.seed,
-            what,
-        }),
+            faults: scenario.faults.to_string(),
+            ..Summary::default()
+        };
+        Run {
+            world,
+            node,
+            drive,
+            scenario,
+            rng,
+            model: Rc::default(),
+            summary,
+            verbose: options.verbose,
+            bucket: None,
+            operations: 0,
+            indexes: Vec::new(),
+        }
+    }
+
+    fn end<T>(mut self, result: Result<T, String>) -> Result<Summary, Violation> {
+        self.summary.trace = self.world.trace();
+        let summary = self.summary.clone();
+        drop(self);
+        match result {
+            Ok(_) => Ok(summary),
+            Err(what) => Err(Violation {
+                seed: summary.seed,
+                what,
+            }),
+        }
     }
 }
 
@@ -296,12 +322,16 @@ impl Run {
         }
     }
 
-    fn life(&mut self) -> Result<(), String> {
+    fn name_keys(&self) {
         for client in 0..self.scenario.clients {
             for n in 0..workload::KEYS_PER_CLIENT {
                 self.model.borrow_mut().add(&workload::key_name(client, n));
             }
         }
+    }
+
+    fn life(&mut self) -> Result<(), String> {
+        self.name_keys();
         self.summary.rounds = self.scenario.rounds;
         let mut first = true;
         for round in 0..self.scenario.rounds {
@@ -336,7 +366,11 @@ impl Run {
             drop(shares);
             self.lose_index();
         }
-        // The last start: the index is gone, the segment files tell all.
+        self.last_looks()
+    }
+
+    /// Everything is as promised, with the index and without it: then the segment files tell all.
+    fn last_looks(&mut self) -> Result<(), String> {
         self.world.set_plan(self.drive, self.scenario.healthy());
         let Some(shares) = self.start_until_up(false)? else {
             return Ok(());
@@ -545,7 +579,9 @@ impl Run {
     fn load(&mut self, shares: &Started) -> Result<bool, String> {
         let plan = self.scenario.loaded(&mut self.rng);
         self.world.set_plan(self.drive, plan);
-        let strikes = self.scenario.faults != Faults::Rot && self.rng.chance(0.75);
+        let strikes = self.scenario.draws_failures
+            && self.scenario.faults != Faults::Rot
+            && self.rng.chance(0.75);
         if strikes {
             self.arm(if self.scenario.patient { 6000 } else { 800 });
         }
@@ -558,9 +594,7 @@ impl Run {
         let running = Rc::new(std::cell::Cell::new(0usize));
         for client in 0..self.scenario.clients {
             let core = self.rng.below(u64::from(self.scenario.cores)) as usize;
-            let operations = self
-                .rng
-                .between(20, if self.scenario.patient { 800 } else { 150 });
+            let operations = self.rng.between(20, self.scenario.operations_max);
             self.operations += operations;
             let client = Client {
                 number: client,
