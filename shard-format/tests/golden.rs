@@ -32,11 +32,13 @@ fn encoded() -> BTreeMap<String, Vec<u8>> {
             "volume_format".to_owned(),
             encode(|out| volume_format().encode(out)),
         ),
-        ("batch_commit".to_owned(), commit_batch()),
         ("batch_mixed".to_owned(), mixed_batch()),
         ("batch_floor".to_owned(), floor_batch()),
         ("footer".to_owned(), footer_bytes()),
     ]);
+    for (name, commands, facts) in commit_batches() {
+        files.insert(name.to_owned(), commit_batch_of(&commands, &facts));
+    }
     for (name, record) in metadata_records() {
         let mut bytes = Vec::new();
         record.encode(&mut bytes).unwrap();
@@ -132,27 +134,25 @@ fn payload_of<'a>(entry: &Entry, batch: &'a [u8]) -> &'a [u8] {
 }
 
 #[test]
-fn the_commit_batch_decodes() {
-    let bytes = read("batch_commit");
-    let (header, entries) = decode_directory(&bytes).unwrap();
-    check_header(&header, &bytes);
-    assert_eq!(header.head, Head::Commit);
-    assert!(!header.is_floor_only());
-
-    let commands = metadata_records();
-    let facts = volume_records();
-    assert_eq!(entries.len(), commands.len() + facts.len());
-    for (i, entry) in entries.iter().enumerate() {
-        let payload = payload_of(entry, &bytes);
-        match commands.get(i) {
-            Some((_, record)) => {
-                assert_eq!(entry.kind, Kind::Metadata(metadata(100 + i as u64, i == 1)));
-                assert_eq!(MetadataRecord::decode(payload), Ok(record.clone()));
-            }
-            None => {
-                assert_eq!(entry.kind, Kind::Volume);
-                let (_, record) = facts[i - commands.len()];
-                assert_eq!(VolumeRecord::decode(payload), Ok(record));
+fn the_commit_batches_decode() {
+    for (name, commands, facts) in commit_batches() {
+        let bytes = read(name);
+        let (header, entries) = decode_directory(&bytes).unwrap();
+        check_header(&header, &bytes);
+        assert_eq!(header.head, Head::Commit);
+        assert!(!header.is_floor_only());
+        assert_eq!(entries.len(), commands.len() + facts.len());
+        for (i, entry) in entries.iter().enumerate() {
+            let payload = payload_of(entry, &bytes);
+            match commands.get(i) {
+                Some(record) => {
+                    assert_eq!(entry.kind, Kind::Metadata(metadata(100 + i as u64, i == 1)));
+                    assert_eq!(MetadataRecord::decode(payload), Ok(record.clone()));
+                }
+                None => {
+                    assert_eq!(entry.kind, Kind::Volume);
+                    assert_eq!(VolumeRecord::decode(payload), Ok(facts[i - commands.len()]));
+                }
             }
         }
     }

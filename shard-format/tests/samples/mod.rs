@@ -112,16 +112,37 @@ pub fn payload(len: usize, seed: u32) -> Vec<u8> {
         .collect()
 }
 
-/// A whole batch of the commit head: commands and local facts, packed.
+/// Batches of the commit head, by name: commands and local facts, packed. What is in a batch whose bytes are golden
+/// stays; records that came later make a batch of their own.
+pub fn commit_batches<'a>() -> Vec<(&'static str, Vec<MetadataRecord<'a>>, Vec<VolumeRecord>)> {
+    let mut commands: Vec<_> = metadata_records().into_iter().map(|(_, r)| r).collect();
+    let uploads = commands.split_off(FIRST_RECORDS);
+    let facts = volume_records().into_iter().map(|(_, r)| r).collect();
+    vec![
+        ("batch_commit", commands, facts),
+        ("batch_uploads", uploads, Vec::new()),
+    ]
+}
+
+/// Of [`metadata_records`], those that the format began with.
+const FIRST_RECORDS: usize = 11;
+
+/// One batch of all there are.
 pub fn commit_batch() -> Vec<u8> {
+    let commands: Vec<_> = metadata_records().into_iter().map(|(_, r)| r).collect();
+    let facts: Vec<_> = volume_records().into_iter().map(|(_, r)| r).collect();
+    commit_batch_of(&commands, &facts)
+}
+
+pub fn commit_batch_of(commands: &[MetadataRecord], facts: &[VolumeRecord]) -> Vec<u8> {
     let mut builder = BatchBuilder::new(Head::Commit, BATCH_LENGTH_MAX);
-    for (i, (_, record)) in metadata_records().iter().enumerate() {
+    for (i, record) in commands.iter().enumerate() {
         let mut payload = Vec::new();
         record.encode(&mut payload).unwrap();
         let entry = metadata(100 + i as u64, i == 1);
         builder.push_metadata(&entry, &[&payload]).unwrap();
     }
-    for (_, record) in volume_records() {
+    for record in facts {
         let mut payload = Vec::new();
         record.encode(&mut payload);
         builder.push_volume(&payload).unwrap();
