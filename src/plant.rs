@@ -32,6 +32,10 @@ pub const BUGS: &[(&str, &str)] = &[
         "free the shards of an object that is being read or uploaded",
     ),
     (
+        "complete-with-replaced-part",
+        "complete an upload although a part was replaced since it was looked at",
+    ),
+    (
         "abort-after-completion",
         "take a part of a completed upload for an orphan, because the objects table does not name it",
     ),

@@ -18,8 +18,12 @@ use crate::{
         BucketInfo, CompletedPart, Completion, ObjectHeaders, ObjectStore, Store, StoreError,
         UploadEntry, UploadId, UploadsRequest, ask_about_orphans, free_some,
     },
+    rt,
     volume::VolumeError,
 };
+
+/// Virtual microseconds that a small part may take, from the first byte until it is known.
+const REPLACEMENT_TAKES_US: u64 = 8_000;
 
 /// A completion whose answer was lost.
 #[derive(Clone, Debug)]
@@ -175,9 +179,15 @@ impl Client {
             .store
             .complete_upload(&bucket, key, upload, completion.clone());
         let done = if self.rng.chance(0.2) {
-            // Somebody replaces a part at the same moment: before it, after it, never within.
+            // Somebody replaces a part at the same moment: before it, after it, never within. A part is stored and
+            // flushed before it is known, so the completion begins as much later.
+            let later = Duration::from_micros(self.rng.below(REPLACEMENT_TAKES_US));
             let replaced = completion.parts[0].number;
             let replace = self.put_part(key, upload, replaced, b"instead");
+            let complete = async {
+                rt::sleep(later).await;
+                complete.await
+            };
             join(complete, replace).await.0
         } else {
             complete.await
