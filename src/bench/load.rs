@@ -250,6 +250,7 @@ pub async fn run(load: Load, share: Share) -> Option<Outcome> {
         (before, at_end)
     });
 
+    rt::sleep_until(origin).await;
     let slots: Vec<_> = connections
         .into_iter()
         .map(|connection| {

@@ -81,6 +81,13 @@ fn cpus(cpus: &[usize]) -> String {
     numbers.join(",")
 }
 
+fn counted_cores(count: usize) -> String {
+    match count {
+        1 => "1 core".to_owned(),
+        some => format!("{some} cores"),
+    }
+}
+
 /// How the bodies of the plan are protected.
 fn payload(load: &Load) -> &'static str {
     match (&load.credentials, load.signed_payload) {
@@ -170,12 +177,12 @@ impl Report<'_> {
         };
         let _ = writeln!(
             out,
-            "{} http://{}/{}: {connections} connections on {} cores {cores}, {}, {} s after {} s of \
+            "{} http://{}/{}: {connections} connections on {} {cores}, {}, {} s after {} s of \
              warm-up, payload {}, seed {}",
             self.plan.workload.name(),
             load.host,
             load.bucket,
-            self.plan.cores,
+            counted_cores(self.plan.cores),
             match rate {
                 None => "closed loop".to_owned(),
                 Some(rate) => format!("open loop at {rate} operations/s"),
@@ -269,10 +276,10 @@ impl Report<'_> {
         }
         let _ = writeln!(
             out,
-            "  generator  {} CPU-us/request, {:.0} % of {} cores",
+            "  generator  {} CPU-us/request, {:.0} % of {}",
             one_decimal(cpu_us_per_request(one.cpu, &one.measured)),
             100.0 * share_of(one.cpu, one.elapsed, self.plan.cores),
-            self.plan.cores
+            counted_cores(self.plan.cores)
         );
         if let Some(ceiling) = &one.ceiling {
             ceiling_lines(out, ceiling);
