@@ -459,7 +459,13 @@ fn run_plan(plan: &Plan) -> Result<bool, String> {
     let started_ms = rt::unix_ms();
     let machine = Machine::look();
     let mut notes = Vec::new();
-    let measurements = run::run(plan, &mut |note| notes.push(note))?;
+    let measurements = match run::run(plan, &mut |note| notes.push(note)) {
+        Ok(measurements) => measurements,
+        Err(line) => {
+            notes.iter().for_each(|note| say(note));
+            return Err(line);
+        }
+    };
     let report = Report {
         plan,
         machine: &machine,

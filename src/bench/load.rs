@@ -393,7 +393,7 @@ struct Plan<'a> {
 impl Slot {
     async fn run(mut self) {
         while let Some(began) = self.core.next_moment().await {
-            let Some(step) = self.core.steps.borrow_mut().next() else {
+            let Some(step) = self.core.steps.borrow_mut().take() else {
                 self.core.exhausted.set(true);
                 break;
             };

@@ -253,7 +253,7 @@ impl Steps {
     }
 
     /// The next step; `None` when there are no keys left.
-    pub fn next(&mut self) -> Option<Step> {
+    pub fn take(&mut self) -> Option<Step> {
         match &mut self.order {
             Order::Writing {
                 next,
@@ -418,19 +418,19 @@ mod tests {
     fn puts_go_over_all_keys_again_and_again() {
         let mut steps = Steps::of(Workload::Put, 5..8, 1, 0);
         assert_eq!(steps.leaves(), 5..5);
-        let taken: Vec<_> = (0..4).map(|_| steps.next().unwrap()).collect();
+        let taken: Vec<_> = (0..4).map(|_| steps.take().unwrap()).collect();
         let put = |key, generation| Step::Put(Identity { key, generation });
         assert_eq!(taken, [put(5, 0), put(6, 0), put(7, 0), put(5, 1)]);
         assert_eq!(steps.leaves(), 5..8);
         let mut once = Steps::fill(5..8);
-        assert_eq!(std::iter::from_fn(|| once.next()).count(), 3);
+        assert_eq!(std::iter::from_fn(|| once.take()).count(), 3);
         assert_eq!(once.leaves(), 5..8);
     }
 
     #[test]
     fn deletes_consume_the_keys() {
         let mut steps = Steps::of(Workload::Delete, 5..8, 1, 0);
-        let taken: Vec<_> = std::iter::from_fn(|| steps.next()).collect();
+        let taken: Vec<_> = std::iter::from_fn(|| steps.take()).collect();
         assert_eq!(taken, [Step::Delete(5), Step::Delete(6), Step::Delete(7)]);
         assert!(steps.leaves().is_empty());
         steps.ended(Step::Delete(5), false);
@@ -442,7 +442,7 @@ mod tests {
         let keys = |seed, core| {
             let mut steps = Steps::of(Workload::Get, 100..200, seed, core);
             (0..50)
-                .map(|_| key_of(steps.next().unwrap()))
+                .map(|_| key_of(steps.take().unwrap()))
                 .collect::<Vec<_>>()
         };
         assert!(keys(1, 0).iter().all(|key| (100..200).contains(key)));
@@ -463,7 +463,7 @@ mod tests {
             let mut counts = [0; 4];
             for _ in 0..20_000 {
                 if flight.len() < 16 && rng.coin() || flight.is_empty() {
-                    let step = steps.next().unwrap();
+                    let step = steps.take().unwrap();
                     let place = key_of(step) as usize;
                     counts[match step {
                         Step::Get(_) | Step::Stat(_) => {
