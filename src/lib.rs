@@ -4,6 +4,7 @@
 pub mod plant;
 
 pub mod admin;
+pub mod bench;
 pub mod cli;
 pub mod config;
 pub mod credentials;

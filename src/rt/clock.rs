@@ -88,6 +88,21 @@ pub fn unix_ms() -> u64 {
     with_core(|core| core.map_or_else(system_unix_ms, |c| c.unix_ms()))
 }
 
+/// CPU time, user and system, that the calling thread has used; on a core, that is the reactor with
+/// all that runs on it, but not its helper threads. Zero in simulation, where a thread is many cores.
+pub fn cpu_time() -> Duration {
+    if with_core(|core| core.is_some_and(super::executor::Core::is_sim)) {
+        return Duration::ZERO;
+    }
+    let mut ts = libc::timespec {
+        tv_sec: 0,
+        tv_nsec: 0,
+    };
+    // SAFETY: `ts` is a valid timespec to write to; the clock of the calling thread always exists.
+    unsafe { libc::clock_gettime(libc::CLOCK_THREAD_CPUTIME_ID, &mut ts) };
+    Duration::new(ts.tv_sec as u64, ts.tv_nsec as u32)
+}
+
 /// Bytes nobody can predict (`uring`), or the next ones of the seeded stream (`sim`).
 pub fn fill_random(out: &mut [u8]) {
     with_core(|core| match core {

@@ -36,7 +36,8 @@ pub mod uring;
 
 pub use buf::{Buf, pool_usage};
 pub use clock::{
-    Elapsed, Instant, Sleep, fill_random, now, random_u64, sleep, sleep_until, timeout, unix_ms,
+    Elapsed, Instant, Sleep, cpu_time, fill_random, now, random_u64, sleep, sleep_until, timeout,
+    unix_ms,
 };
 pub use cpus::available_cpus;
 pub use executor::{Task, core_id, spawn, yield_now};

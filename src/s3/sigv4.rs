@@ -29,13 +29,13 @@ pub const SKEW_SECONDS_MAX: i64 = 15 * 60;
 /// Longest life of a presigned request: 7 days.
 pub const EXPIRES_SECONDS_MAX: i64 = 7 * 24 * 60 * 60;
 
-const ALGORITHM: &str = "AWS4-HMAC-SHA256";
+pub const ALGORITHM: &str = "AWS4-HMAC-SHA256";
 
 /// Signatures by elliptic curves, for several regions at once.
 const ALGORITHM_4A: &str = "AWS4-ECDSA-P256-SHA256";
 
-/// SHA-256 of nothing, which chunk signatures contain.
-const EMPTY_SHA256: &str = "e3b0c44298fc1c149afbf4c8996fb92427ae41e4649b934ca495991b7852b855";
+/// SHA-256 of nothing, which chunk signatures contain, and requests without a body.
+pub const EMPTY_SHA256: &str = "e3b0c44298fc1c149afbf4c8996fb92427ae41e4649b934ca495991b7852b855";
 
 /// What the client says about its body, under its signature.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -417,9 +417,7 @@ impl<'a> Claim<'a> {
         let signed = |path: &[u8]| {
             let names = self.signed_headers;
             let canonical = canonical_request(head, path, query, names, declared, presigned);
-            let hash = hex(&Sha256::digest(&canonical).into());
-            let text = format!("{ALGORITHM}\n{}\n{}\n{hash}", self.time, self.scope);
-            let expected = hex(&hmac(&key, text.as_bytes()));
+            let (text, expected) = signature(&key, &self.time, self.scope, &canonical);
             let agrees = bool::from(expected.as_bytes().ct_eq(self.signature));
             (agrees, expected, text, canonical)
         };
@@ -496,7 +494,7 @@ fn with_slashes(path: &[u8]) -> Option<Vec<u8>> {
     (out.len() < path.len()).then_some(out)
 }
 
-/// The bytes whose hash is signed.
+/// The canonical request of `head`.
 fn canonical_request(
     head: &Head,
     path: &[u8],
@@ -505,12 +503,6 @@ fn canonical_request(
     declared: &[u8],
     presigned: bool,
 ) -> Vec<u8> {
-    let mut out = Vec::with_capacity(1024);
-    out.extend_from_slice(head.method_token());
-    out.push(b'\n');
-    out.extend_from_slice(path);
-    out.push(b'\n');
-
     let encode = |part: &[u8]| percent_encoding::percent_encode(part, ENCODED).to_string();
     let mut pairs: Vec<(String, String)> = query
         .pairs()
@@ -518,32 +510,82 @@ fn canonical_request(
         .map(|(name, value)| (encode(name), encode(value)))
         .collect();
     pairs.sort_unstable();
-    for (at, (name, value)) in pairs.iter().enumerate() {
-        if at > 0 {
-            out.push(b'&');
-        }
-        out.extend_from_slice(name.as_bytes());
-        out.push(b'=');
-        out.extend_from_slice(value.as_bytes());
+    let mut out = Vec::with_capacity(1024);
+    Canonical {
+        method: head.method_token(),
+        path,
+        query: pairs
+            .iter()
+            .map(|(name, value)| (name.as_str(), value.as_str())),
+        fields: signed_headers.split(';').map(|name| (name, head.all(name))),
+        signed_headers,
+        declared,
     }
-    out.push(b'\n');
+    .write(&mut out);
+    out
+}
 
-    for name in signed_headers.split(';') {
-        out.extend_from_slice(name.as_bytes());
-        out.push(b':');
-        for (at, value) in head.all(name).enumerate() {
+/// The bytes whose hash is signed, for who checks a signature and for who makes one.
+pub struct Canonical<'a, Pairs, Fields> {
+    pub method: &'a [u8],
+    /// As it is sent.
+    pub path: &'a [u8],
+    /// Names and values, escaped by [`ENCODED`] and sorted.
+    pub query: Pairs,
+    /// The signed headers in the order of `signed_headers`, each with all its values.
+    pub fields: Fields,
+    /// Names in lower case, sorted, joined by `;`.
+    pub signed_headers: &'a str,
+    /// The value of `x-amz-content-sha256`.
+    pub declared: &'a [u8],
+}
+
+impl<'a, Pairs, Fields, Values> Canonical<'a, Pairs, Fields>
+where
+    Pairs: Iterator<Item = (&'a str, &'a str)>,
+    Fields: Iterator<Item = (&'a str, Values)>,
+    Values: Iterator<Item = &'a [u8]>,
+{
+    /// Appends to `out`.
+    pub fn write(self, out: &mut Vec<u8>) {
+        out.extend_from_slice(self.method);
+        out.push(b'\n');
+        out.extend_from_slice(self.path);
+        out.push(b'\n');
+        for (at, (name, value)) in self.query.enumerate() {
             if at > 0 {
-                out.push(b',');
+                out.push(b'&');
             }
-            push_collapsed(&mut out, value);
+            out.extend_from_slice(name.as_bytes());
+            out.push(b'=');
+            out.extend_from_slice(value.as_bytes());
         }
         out.push(b'\n');
+        for (name, values) in self.fields {
+            out.extend_from_slice(name.as_bytes());
+            out.push(b':');
+            for (at, value) in values.enumerate() {
+                if at > 0 {
+                    out.push(b',');
+                }
+                push_collapsed(out, value);
+            }
+            out.push(b'\n');
+        }
+        out.push(b'\n');
+        out.extend_from_slice(self.signed_headers.as_bytes());
+        out.push(b'\n');
+        out.extend_from_slice(self.declared);
     }
-    out.push(b'\n');
-    out.extend_from_slice(signed_headers.as_bytes());
-    out.push(b'\n');
-    out.extend_from_slice(declared);
-    out
+}
+
+/// The string to sign of a canonical request, and its signature in hexadecimal. `time` is
+/// `yyyymmddThhmmssZ`, `scope` is `yyyymmdd/region/s3/aws4_request`, and `key` is of that scope.
+pub fn signature(key: &[u8; 32], time: &str, scope: &str, canonical: &[u8]) -> (String, String) {
+    let hash = hex(&Sha256::digest(canonical).into());
+    let text = format!("{ALGORITHM}\n{time}\n{scope}\n{hash}");
+    let signature = hex(&hmac(key, text.as_bytes()));
+    (text, signature)
 }
 
 /// Runs of spaces become one.
@@ -600,7 +642,7 @@ impl ChunkSigner {
     }
 }
 
-pub(super) fn hex(bytes: &[u8; 32]) -> String {
+pub fn hex(bytes: &[u8; 32]) -> String {
     const DIGITS: &[u8; 16] = b"0123456789abcdef";
     let digit = |value: u8| char::from(DIGITS[usize::from(value)]);
     bytes
@@ -647,7 +689,7 @@ pub(super) mod tests {
             .0
     }
 
-    fn signature(
+    fn sign_head(
         head: &Head,
         names: &str,
         access_key: &str,
@@ -663,11 +705,10 @@ pub(super) mod tests {
             .unwrap_or(b"UNSIGNED-PAYLOAD");
         let path = head.raw_path();
         let canonical = canonical_request(head, path, &query, names, declared, presigned);
-        let hash = hex(&Sha256::digest(&canonical).into());
         let key = User::root(access_key, secret, "id")
             .signing_key(time.as_bytes()[..8].try_into().expect("a day"), region);
-        let text = format!("{ALGORITHM}\n{time}\n{scope}\n{hash}");
-        (scope, hex(&hmac(&key, text.as_bytes())))
+        let (_, signature) = signature(&key, time, &scope, &canonical);
+        (scope, signature)
     }
 
     /// Signs a head that has no final empty line yet: all that must be signed, and closes it.
@@ -686,7 +727,7 @@ pub(super) mod tests {
         names.dedup();
         let names = names.join(";");
         let time = String::from_utf8(head.first("x-amz-date").expect("a date").to_vec()).unwrap();
-        let (scope, signature) = signature(&head, &names, access_key, secret, region, &time, false);
+        let (scope, signature) = sign_head(&head, &names, access_key, secret, region, &time, false);
         format!(
             "{text}Authorization: {ALGORITHM} Credential={access_key}/{scope}, \
              SignedHeaders={names}, Signature={signature}\r\n\r\n"
@@ -710,7 +751,7 @@ pub(super) mod tests {
             &time[..8]
         );
         let head = head(&format!("{method} {target} HTTP/1.1\nHost: 127.0.0.1"));
-        let (_, signature) = signature(&head, "host", access_key, secret, region, &time, true);
+        let (_, signature) = sign_head(&head, "host", access_key, secret, region, &time, true);
         format!("{target}&X-Amz-Signature={signature}")
     }
 

@@ -72,7 +72,7 @@ impl User {
     }
 
     /// The key that signs requests of `day` (SigV4, "Derive a signing key").
-    pub(super) fn signing_key(&self, day: &Day, region: &str) -> [u8; 32] {
+    pub fn signing_key(&self, day: &Day, region: &str) -> [u8; 32] {
         let mut known = self.signing.borrow_mut();
         if let Some((_, key)) = known.iter().find(|(known, _)| known == day) {
             return *key;
