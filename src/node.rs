@@ -79,7 +79,8 @@ impl Layout {
         Map::single_drive(Epoch(1), self.pg_count, self.volumes.len() as u16)
     }
 
-    fn config(&self, volume: u16, settings: &Settings) -> VolumeConfig {
+    /// `neighbours`: volumes that the owner of this one has.
+    fn config(&self, volume: u16, neighbours: usize, settings: &Settings) -> VolumeConfig {
         VolumeConfig {
             directory: self.volume_directory(volume),
             cluster: self.cluster,
@@ -89,6 +90,7 @@ impl Layout {
             // All volumes of the drive see the same free bytes.
             index_headroom: settings.index_headroom * self.volumes.len() as u64,
             index_kind: settings.index_kind,
+            record_cache_bytes: settings.record_cache_bytes / neighbours,
         }
     }
 }
@@ -105,6 +107,8 @@ pub struct Settings {
     pub index_headroom: u64,
     /// `None`: chosen by the drive's size.
     pub segment_file_length: Option<u64>,
+    /// Bytes of hot records that a core keeps in memory.
+    pub record_cache_bytes: usize,
 }
 
 impl Default for Settings {
@@ -113,6 +117,7 @@ impl Default for Settings {
             index_kind: StoreKind::Lmdb,
             index_headroom: crate::limits::INDEX_HEADROOM,
             segment_file_length: None,
+            record_cache_bytes: crate::limits::RECORD_CACHE_BYTES,
         }
     }
 }
@@ -266,11 +271,13 @@ pub async fn start(
     let owners = (0..count).map(|v| owner(v, cores)).collect();
     let link = Link::new(core, layout.map(), owners, mailbox);
     let mut volumes = Vec::new();
-    for v in (0..count).filter(|v| owner(*v, cores) == core) {
+    let own: Vec<u16> = (0..count).filter(|v| owner(*v, cores) == core).collect();
+    for v in own.iter().copied() {
         let machine = Rc::new(GroupMachine::default());
-        let (volume, recovery) = Volume::open(layout.config(v, settings), machine.clone())
-            .await
-            .map_err(|error| NodeError::Volume { volume: v, error })?;
+        let (volume, recovery) =
+            Volume::open(layout.config(v, own.len(), settings), machine.clone())
+                .await
+                .map_err(|error| NodeError::Volume { volume: v, error })?;
         link.add_local(v, Rc::new(Groups::new(volume.clone(), machine)));
         volumes.push((v, volume, recovery));
     }

@@ -139,11 +139,13 @@ fn write_volumes(text: &mut Text, volumes: &[(u16, Option<VolumeStatus>)]) {
         (&COMMITS, |s| s.counters.commits),
         (&COMMIT_BATCHES, |s| s.counters.commit_batches),
     ];
-    let behind_flushes: [(&Metric, Value); 4] = [
+    let behind_flushes: [(&Metric, Value); 6] = [
         (&CHECKPOINTS, |s| s.counters.checkpoints),
         (&RECLAIMED_FILES, |s| s.counters.files_freed),
         (&RECLAIM_COPIED, |s| s.counters.bytes_relocated),
         (&CHECKSUM_FAILURES, |s| s.counters.checksum_failures),
+        (&RECORD_CACHE_HITS, |s| s.counters.record_cache_hits),
+        (&RECORD_CACHE_MISSES, |s| s.counters.record_cache_misses),
     ];
     let known: Vec<(String, &VolumeStatus)> = volumes
         .iter()

@@ -82,6 +82,8 @@ metrics! {
     RECLAIMED_FILES Counter "ostrakon_volume_reclaimed_files_total" ["volume"], "Segment files that reclaim freed";
     RECLAIM_COPIED Counter "ostrakon_volume_reclaim_copied_bytes_total" ["volume"], "Live bytes that reclaim copied to free them";
     CHECKSUM_FAILURES Counter "ostrakon_volume_checksum_failures_total" ["volume"], "Reads that found bytes which are not what was written";
+    RECORD_CACHE_HITS Counter "ostrakon_volume_record_cache_hits_total" ["volume"], "Records of objects, small bodies included, found in memory";
+    RECORD_CACHE_MISSES Counter "ostrakon_volume_record_cache_misses_total" ["volume"], "Records read from the drive instead";
 }
 
 #[cfg(test)]

@@ -107,9 +107,9 @@ impl Drop for Lease {
 }
 
 enum Source {
-    /// The record itself; the body is at this range of it.
+    /// The record itself, until it was read; the body starts here.
     Inline {
-        record: ObjectRecord,
+        record: Option<ObjectRecord>,
         start: usize,
     },
     Chunks {
@@ -209,6 +209,7 @@ impl Store {
                     shard_format::Body::Inline(body) => {
                         // The body is the end of the record.
                         let start = record.at + record.length - body.len();
+                        let record = Some(record);
                         (info, Source::Inline { record, start })
                     }
                     shard_format::Body::Chunks(_) => {
@@ -317,16 +318,16 @@ impl ReadObject for Reader {
     async fn next(&mut self) -> Result<Option<Buf>, StoreError> {
         match &mut self.source {
             Source::Inline { record, start } => {
-                if self.at == self.end {
+                let Some(record) = record.take().filter(|_| self.at < self.end) else {
                     return Ok(None);
-                }
+                };
                 let from = *start + self.at as usize;
                 let to = *start + self.end as usize;
                 self.at = self.end;
-                // One copy: the body to the front of a buffer of its own, at most INLINE_BODY_MAX.
-                let mut buf = Buf::alloc(to - from).await;
+                // One copy: the body to the front of its buffer, at most INLINE_BODY_MAX.
+                let mut buf = record.buf;
+                buf.copy_within(from..to, 0);
                 buf.set_len(to - from);
-                buf.copy_from_slice(&record.buf[from..to]);
                 Ok(Some(buf))
             }
             Source::Chunks { spans, lease } => {

@@ -147,6 +147,8 @@ struct Scenario {
     patient: bool,
     /// Operations of a client in one round, at most.
     operations_max: u64,
+    /// Bytes of hot records kept in memory; often none, so that reads reach the drive.
+    record_cache_bytes: usize,
     /// Whether failures are drawn under the load; else they are set from outside.
     draws_failures: bool,
 }
@@ -179,8 +181,17 @@ impl Scenario {
             patient: false,
             operations_max: 150,
             draws_failures: true,
+            record_cache_bytes: 0,
         }
         .patient(rng.chance(0.2))
+        .caching(rng.chance(0.3))
+    }
+
+    fn caching(self, caching: bool) -> Scenario {
+        Scenario {
+            record_cache_bytes: if caching { 256 << 10 } else { 0 },
+            ..self
+        }
     }
 
     fn patient(self, patient: bool) -> Scenario {
@@ -196,6 +207,7 @@ impl Scenario {
             index_kind: StoreKind::Twin,
             index_headroom: 0,
             segment_file_length: Some(self.file_length),
+            record_cache_bytes: self.record_cache_bytes,
         }
     }
 

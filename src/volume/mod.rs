@@ -18,6 +18,7 @@
 
 mod checkpoint;
 mod reclaim;
+mod records;
 mod recover;
 mod shards;
 #[cfg(test)]
@@ -35,6 +36,7 @@ use shard_format::{
     MetadataEntry, ObjectId, PgId, SegmentIndex, VolumeId, VolumeRecord,
 };
 
+use self::records::Records;
 pub use self::{
     recover::{ACCEPTED_LOSSES_BYTES_MAX, Recovery, read_accepted_losses},
     shards::{Fetched, SEGMENTS_PER_RUN, Shard},
@@ -195,6 +197,8 @@ pub struct VolumeConfig {
     /// Free bytes of the file system that segment files leave to the index.
     pub index_headroom: u64,
     pub index_kind: StoreKind,
+    /// Bytes of hot records kept in memory.
+    pub record_cache_bytes: usize,
 }
 
 impl VolumeConfig {
@@ -220,12 +224,16 @@ pub struct Counters {
     pub files_freed: u64,
     pub bytes_relocated: u64,
     pub checksum_failures: u64,
+    /// Records read from memory, and from the drive.
+    pub record_cache_hits: u64,
+    pub record_cache_misses: u64,
 }
 
 struct Inner {
     config: VolumeConfig,
     index: Index,
     log: Log<Waiter>,
+    records: Records,
     machine: Rc<dyn Machine>,
     /// Outcomes not yet on disk, and the last commit batch that was applied.
     outcomes: RefCell<Vec<VolumeRecord>>,
@@ -429,13 +437,24 @@ impl Volume {
         extent: &Extent,
         check: impl Fn(&[u8]) -> bool,
     ) -> Result<(Buf, usize), VolumeError> {
+        if let Some(record) = self.0.records.get(extent)
+            && check(&record)
+        {
+            self.count(|c| c.record_cache_hits += 1);
+            let mut buf = Buf::alloc(record.len()).await;
+            buf.set_len(record.len());
+            buf.copy_from_slice(&record);
+            return Ok((buf, 0));
+        }
+        self.count(|c| c.record_cache_misses += 1);
         let Some(pin) = self.0.log.files().pin(extent) else {
             return Err(VolumeError::Unreadable {
                 what: format!("segment file {} is gone", extent.file),
             });
         };
         let (buf, at) = pin.read(extent.offset, extent.length).await?;
-        if !check(&buf[at..at + extent.length as usize]) {
+        let record = &buf[at..at + extent.length as usize];
+        if !check(record) {
             self.count(|c| c.checksum_failures += 1);
             return Err(VolumeError::Unreadable {
                 what: format!(
@@ -444,6 +463,7 @@ impl Volume {
                 ),
             });
         }
+        self.0.records.keep(extent, record);
         Ok((buf, at))
     }
 

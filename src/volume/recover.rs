@@ -20,6 +20,7 @@ use shard_format::{
     VolumeRecord,
 };
 
+use super::records::Records;
 use super::{
     Applied, Inner, Machine, Ruling, Store, Volume, VolumeConfig, VolumeError, VolumeSink,
     checkpoint,
@@ -330,6 +331,7 @@ impl Volume {
             tracing::debug!(volume = %config.volume, ?head, seq = heads[head_index(head)].seq.0, "head recovered");
         }
         let inner = Rc::new(Inner {
+            records: Records::new(config.record_cache_bytes),
             config,
             index,
             log: log.clone(),
