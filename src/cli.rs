@@ -209,6 +209,7 @@ fn serve(arguments: &ArgMatches) -> Result<(), String> {
         region: settings.region,
         domains: settings.domains,
         access_log: settings.access_log,
+        memory: settings.memory,
         tls,
         users,
         drain: settings.drain,

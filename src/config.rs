@@ -149,6 +149,14 @@ pub const SETTINGS: &[Setting] = &[
         default: Some("off"),
         help: "on: log every request at level info; off: at level debug",
     },
+    Setting {
+        flag: "memory",
+        env: "OSTRAKON_MEMORY",
+        value_name: "MODE",
+        many: false,
+        default: Some("large"),
+        help: "large: 64 MiB of buffers a core, held from the start; small: half, taken when first used",
+    },
 ];
 
 /// The file itself is named by flag or environment only.
@@ -268,6 +276,15 @@ pub fn canonical_id(name: &str) -> String {
     digest.iter().map(|byte| format!("{byte:02x}")).collect()
 }
 
+/// How much memory a core takes for payload.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Memory {
+    /// Registered with the kernel, which holds it from the start.
+    Large,
+    /// For machines that do other things too: taken as it is first used, at a few CPU-µs a request.
+    Small,
+}
+
 /// Every setting, checked, as far as that goes without touching the machine.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Settings {
@@ -287,6 +304,7 @@ pub struct Settings {
     pub log_json: bool,
     /// Requests are logged at level info.
     pub access_log: bool,
+    pub memory: Memory,
     /// From the file; root is not among them.
     pub users: Vec<User>,
     /// Root credentials of the environment.
@@ -754,6 +772,12 @@ fn decide(
         "off" => false,
         _ => return access_log.refuse("is not one of on, off"),
     };
+    let memory = required("memory")?;
+    let memory = match memory.text.as_str() {
+        "large" => Memory::Large,
+        "small" => Memory::Small,
+        _ => return memory.refuse("is not one of large, small"),
+    };
     Ok(Settings {
         data,
         listen,
@@ -767,6 +791,7 @@ fn decide(
         log,
         log_json,
         access_log,
+        memory,
         users,
         root,
         notes,
@@ -970,6 +995,10 @@ mod tests {
             (
                 "access_log = \"yes\"",
                 "o.toml:1: access_log: \"yes\" is not one of on, off",
+            ),
+            (
+                "memory = \"tiny\"",
+                "o.toml:1: memory: \"tiny\" is not one of large, small",
             ),
             (
                 "user = 1",

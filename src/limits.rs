@@ -102,6 +102,7 @@ pub const LEASE_RENEWAL: Duration = Duration::from_secs(60);
 /// Bytes of hot records that a core keeps in memory beside its arena: some 4,000 objects of 4 KiB. They are taken only as
 /// records are read.
 pub const RECORD_CACHE_BYTES: usize = 16 * 1024 * 1024;
+pub const RECORD_CACHE_BYTES_SMALL: usize = 2 * 1024 * 1024;
 
 /// Index steps a listing takes in one turn of the reactor; about 0.1 ms.
 pub const LIST_STEPS_PER_TURN: usize = 1024;

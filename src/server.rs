@@ -14,9 +14,10 @@ use std::{
 
 use crate::{
     admin::{self, Admin},
+    config::Memory,
     config::User,
     datadir::{Contents, DataDir},
-    limits::LINK_RING_CAPACITY,
+    limits::{LINK_RING_CAPACITY, RECORD_CACHE_BYTES, RECORD_CACHE_BYTES_SMALL},
     link::Frame,
     metrics::{
         counters::{self, CoreCounters, Own},
@@ -48,6 +49,7 @@ pub struct Config {
     pub domains: Vec<String>,
     /// Requests are logged at level info.
     pub access_log: bool,
+    pub memory: Memory,
     /// None: plain HTTP.
     pub tls: Option<Tls>,
     /// Who may sign requests. Root is the first.
@@ -90,10 +92,17 @@ pub fn run(mut config: Config, ready: impl FnOnce(ReadyReport)) -> Result<(), St
     let refused = |e: &dyn std::fmt::Display| StartError::Refused(e.to_string());
     let no_core = |e: std::io::Error| StartError::Refused(core_refusal(&e));
     let started_ms = rt::unix_ms();
-    let settings = node::Settings::default();
+    let (reactor, record_cache_bytes) = match config.memory {
+        Memory::Large => (rt::Config::default(), RECORD_CACHE_BYTES),
+        Memory::Small => (rt::Config::sparing(), RECORD_CACHE_BYTES_SMALL),
+    };
+    let settings = node::Settings {
+        record_cache_bytes,
+        ..node::Settings::default()
+    };
     let reactor = rt::Config {
         helpers: HELPERS,
-        ..rt::Config::default()
+        ..reactor
     };
     let volumes = u16::try_from(config.cores).map_err(|e| refused(&e))?;
 

@@ -212,6 +212,16 @@ fn diagnose(errno: i32, disabled: u8, kernel: (u32, u32)) -> Unsupported {
 }
 
 impl Config {
+    /// For servers on machines that do other things too: memory is the kernel's until it is first used.
+    pub fn sparing() -> Config {
+        Config {
+            arena_bytes: 32 << 20,
+            picked_buffers: 64,
+            register: false,
+            ..Config::default()
+        }
+    }
+
     /// For tools and tests: little memory.
     pub fn small() -> Config {
         Config {
