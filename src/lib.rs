@@ -15,6 +15,7 @@ pub mod inspect;
 pub mod limits;
 pub mod link;
 pub mod log;
+pub mod md5;
 pub mod meta;
 pub mod metrics;
 pub mod node;

@@ -12,7 +12,7 @@ pub const INLINE_BODY_MAX: usize = 32 * 1024;
 /// Bytes one store request carries to a volume: 16 segments, one large contiguous write and read.
 pub const STORE_BYTES_MAX: usize = 16 * SEGMENT_SIZE;
 
-/// Store requests an upload keeps in flight: one is being filled from the socket while two are being written.
+/// Store requests an upload keeps in flight: one is being filled from the socket, or hashed, while two are being written.
 pub const STORES_IN_FLIGHT: usize = 2;
 
 /// Fetch requests a download keeps ahead of the socket.

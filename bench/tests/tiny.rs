@@ -89,6 +89,15 @@ fn checkpoint() {
 }
 
 #[test]
+fn md5() {
+    let sizes = [
+        "--stream", "70000", "--small", "100", "--bytes", "1000", "--rounds", "1",
+    ];
+    let text = run("md5", &[&["md5"][..], &sizes].concat());
+    assert!(text.contains("32 streams of 70000 bytes"), "{text}");
+}
+
+#[test]
 fn reclaim() {
     let text = run("reclaim", &["reclaim", "--keys", "2000", "--rounds", "2"]);
     assert!(text.contains("segment files at the end"), "{text}");

@@ -3,7 +3,6 @@
 use std::collections::BTreeSet;
 
 use futures_util::{StreamExt, future::join_all, stream::FuturesUnordered};
-use md5::{Digest, Md5};
 use shard_format::{
     BLOCK_SIZE, BucketId, CHUNK_SIZE, ChecksumType, ChunkIndex, Condition as FormatCondition,
     Etag as FormatEtag, ObjectChecksum, ObjectId, PutVersion, Role, SEGMENT_SIZE, Scheme,
@@ -18,6 +17,7 @@ use crate::{
     limits::{INLINE_BODY_MAX, STORE_BYTES_MAX, STORES_IN_FLIGHT},
     link::{Reply, Request},
     log::Segment,
+    md5::Md5,
     placement::key_hash32,
     rt::{self, Buf, Task},
     volume::VolumeError,
@@ -63,7 +63,7 @@ impl Store {
         }
         buf.set_len(size);
         body.finish().await?;
-        let etag: [u8; 16] = Md5::digest(&buf[..]).into();
+        let (etag, buf) = self.hashing().finish(Md5::new(), buf, size).await;
         let object = self.new_object_id(bucket, key);
         let version = NewVersion {
             object,
@@ -180,7 +180,7 @@ impl Store {
             }
             buf.set_len(want.next_multiple_of(BLOCK_SIZE));
             buf[want..].fill(0);
-            md5.update(&buf[..want]);
+            (md5, buf) = self.hashing().update(md5, buf, want).await;
             let chunk = ChunkIndex((offset / CHUNK_SIZE as u64) as u32);
             let first = (offset % CHUNK_SIZE as u64) as usize / SEGMENT_SIZE;
             let segments = self.describe(object, chunk, first, &buf[..want]);
@@ -199,7 +199,7 @@ impl Store {
             offset += want as u64;
             self.keep_lease(object, &mut renewed);
         }
-        Ok(md5.finalize().into())
+        Ok(md5.finish())
     }
 
     fn describe(

@@ -14,6 +14,7 @@ use super::{
 use crate::{
     limits::LIST_KEYS_MAX,
     link::{Link, Reply, Request},
+    md5::Hashing,
     meta::{EtagValue, ListQuery, Listed, Page},
     placement::key_hash32,
     rt,
@@ -56,6 +57,7 @@ impl From<Refusal> for StoreError {
 
 struct Inner {
     link: Link,
+    hashing: Hashing,
     /// Orders object ids made on this core in one millisecond.
     last_hlc: Cell<u64>,
     draining: Cell<bool>,
@@ -70,6 +72,7 @@ impl Store {
     pub fn new(link: Link) -> Store {
         Store(Rc::new(Inner {
             link,
+            hashing: Hashing::new(),
             last_hlc: Cell::new(0),
             draining: Cell::new(false),
             part_size_min: Cell::new(PART_SIZE_MIN),
@@ -78,6 +81,11 @@ impl Store {
 
     pub fn link(&self) -> &Link {
         &self.0.link
+    }
+
+    /// The MD5s of this core's uploads.
+    pub(super) fn hashing(&self) -> &Hashing {
+        &self.0.hashing
     }
 
     /// No longer ready: the health check says so while requests under way finish.

@@ -908,7 +908,7 @@ pub async fn yield_now() {
 }
 
 #[cfg(test)]
-pub(in crate::rt) mod testing {
+pub(crate) mod testing {
     use super::*;
 
     /// Time by hand, and no I/O.

@@ -12,6 +12,7 @@
 
 use crate::http::chunked::Chunked;
 use crate::http::head::{Framing, Head, parse_length};
+use crate::md5::Md5;
 use crate::object::BodyError;
 use crate::object::checksum::{Algorithm, Checksum, Hasher};
 use crate::s3::aws_chunked::AwsChunked;
@@ -19,8 +20,7 @@ use crate::s3::error::{Code, S3Error, S3Result};
 use crate::s3::sigv4::{ChunkSigner, Payload};
 use base64::Engine;
 use base64::engine::general_purpose::STANDARD as BASE64;
-use md5::{Digest, Md5};
-use sha2::Sha256;
+use sha2::{Digest, Sha256};
 
 enum Outer {
     Length(u64),
@@ -303,7 +303,7 @@ impl Decoder {
             return Err(BodyError::Sha256);
         }
         if let Some((expected, hash)) = checks.md5
-            && <[u8; 16]>::from(hash.finalize()) != expected
+            && hash.finish() != expected
         {
             return Err(BodyError::Md5);
         }
