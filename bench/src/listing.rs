@@ -166,6 +166,8 @@ async fn measure(share: &CoreShare, options: &Options) -> Result<(), Failure> {
     let small = make("small", options.small_keys).await?;
     let large = make("large", options.keys).await?;
     let emptied = make("emptied", options.keys).await?;
+    // Nobody looks at it before the keys of another are deleted: then it is as cold as that one.
+    let cold = make("cold", options.small_keys).await?;
     fill::checkpoint(share).await?;
 
     let mut draw = Draw::new(1);
@@ -234,16 +236,23 @@ async fn measure(share: &CoreShare, options: &Options) -> Result<(), Failure> {
         .iter()
         .map(|(_, v, _)| v.view().index.active_entries())
         .sum();
-    let request = ListRequest {
-        max_keys: PAGE_KEYS,
-        ..ListRequest::default()
+    let mut first_page = Vec::new();
+    for bucket in [&cold, &emptied] {
+        let request = ListRequest {
+            max_keys: PAGE_KEYS,
+            ..ListRequest::default()
+        };
+        let start = Instant::now();
+        let page = share.store.list(bucket, request).await?;
+        first_page.push((page.entries.len(), start.elapsed().as_secs_f64() * 1e6));
+    }
+    let [(_, cold), (entries, first)] = first_page[..] else {
+        unreachable!("two pages");
     };
-    let start = Instant::now();
-    let page = share.store.list(&emptied, request).await?;
     println!(
-        "the first page after the deletes, {waiting} changes in memory: {} entries, {:.0} us",
-        page.entries.len(),
-        start.elapsed().as_secs_f64() * 1e6
+        "the first page after the deletes, {waiting} changes in memory: {entries} entries, {first:.0} us, ratio to the \
+         first page of a small bucket {:.2}",
+        first / cold
     );
     println!("right after the deletes (their last part not yet checkpointed):");
     rounds(share, options, &mut cases, &mut draw, &mut hash).await?;
