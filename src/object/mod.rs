@@ -384,6 +384,9 @@ pub trait Body {
     /// body is of no more use.
     async fn fill(&mut self, buf: Buf, at: usize, upto: usize) -> Result<(Buf, usize), BodyError>;
 
+    /// Called before a wait for anything but the client: gives back what other bodies are received with.
+    fn settle(&mut self) {}
+
     /// Verifies what only the end can show: signatures, trailers, hashes. Called once, after
     /// [`Self::length`] bytes and before the commit.
     async fn finish(&mut self) -> Result<(), BodyError>;

@@ -1,8 +1,8 @@
 //! Putting an object: bytes first, then the record that names them.
 
-use std::collections::BTreeSet;
+use std::{collections::BTreeSet, pin::pin, task::Poll};
 
-use futures_util::{StreamExt, future::join_all, stream::FuturesUnordered};
+use futures_util::{StreamExt, future::join_all, poll, stream::FuturesUnordered};
 use shard_format::{
     BLOCK_SIZE, BucketId, CHUNK_SIZE, ChecksumType, ChunkIndex, Condition as FormatCondition,
     Etag as FormatEtag, ObjectChecksum, ObjectId, PutVersion, Role, SEGMENT_SIZE, Scheme,
@@ -22,6 +22,18 @@ use crate::{
     rt::{self, Buf, Task},
     volume::VolumeError,
 };
+
+/// A buffer for the next bytes of a body. While it waits for one, the body holds none that others wait for.
+async fn room<B: Body>(body: &mut B, size: usize) -> Buf {
+    let mut buf = pin!(Buf::alloc(size));
+    match poll!(&mut buf) {
+        Poll::Ready(buf) => buf,
+        Poll::Pending => {
+            body.settle();
+            buf.await
+        }
+    }
+}
 
 impl Store {
     pub(super) async fn put_object<B: Body>(
@@ -56,7 +68,7 @@ impl Store {
         body: &mut B,
     ) -> Result<PutDone, StoreError> {
         let size = body.length() as usize;
-        let buf = Buf::alloc(size.max(1)).await;
+        let buf = room(body, size.max(1)).await;
         let (mut buf, end) = body.fill(buf, 0, size).await?;
         if end != size {
             return Err(StoreError::Body(super::BodyError::Incomplete));
@@ -173,7 +185,7 @@ impl Store {
         let mut renewed = rt::now();
         while offset < size {
             let want = (size - offset).min(STORE_BYTES_MAX as u64) as usize;
-            let buf = Buf::alloc(want.next_multiple_of(BLOCK_SIZE)).await;
+            let buf = room(body, want.next_multiple_of(BLOCK_SIZE)).await;
             let (mut buf, end) = body.fill(buf, 0, want).await?;
             if end != want {
                 return Err(StoreError::Body(super::BodyError::Incomplete));

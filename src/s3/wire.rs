@@ -39,6 +39,9 @@ const DIRECT_SIZE_MIN: usize = 16 * 1024;
 /// Largest piece in which an answer from memory is sent.
 const PIECE_SIZE: usize = 256 * 1024;
 
+/// The same where the pool is empty; what a connection then takes beside it.
+const HEAP_PIECE_SIZE: usize = 16 * 1024;
+
 /// Why there is no request to serve.
 #[derive(Debug)]
 pub enum NoHead {
@@ -101,8 +104,8 @@ impl Wire {
 
     /// Receives more behind what was received ahead; `false` at the end of the stream.
     ///
-    /// The bytes move to a buffer of the pool, at first a small one: those that `ready` brings are
-    /// few, and all connections of the core wait for them.
+    /// The bytes move to a buffer of their own, at first a small one: those that `ready` brings are
+    /// few, and all connections of the core wait for them. Nor do heads wait for the pool.
     async fn more(&mut self) -> io::Result<bool> {
         if self.buffered().is_empty() {
             return self.ready().await;
@@ -114,7 +117,7 @@ impl Wire {
                 let size = (len + 1).max(self.own_size * 2).min(AHEAD_SIZE);
                 // The head's limit stops a client before this buffer is full.
                 assert!(len < size, "more was received ahead than a head may have");
-                let mut larger = Buf::alloc(size).await;
+                let mut larger = Buf::alloc_now(size);
                 larger.set_len(len);
                 if let Some(old) = old {
                     larger.copy_from_slice(&old[self.start..]);
@@ -184,15 +187,18 @@ impl Wire {
         Ok(())
     }
 
-    /// Sends `bytes`: one copy into buffers of the pool.
-    pub async fn send_bytes(&mut self, bytes: &[u8]) -> io::Result<()> {
-        for piece in bytes.chunks(PIECE_SIZE) {
-            let Ok(mut buf) = timeout(SEND_TIME_MAX, Buf::alloc(piece.len())).await else {
-                return Err(io::ErrorKind::TimedOut.into());
-            };
+    /// Sends `bytes`: one copy into buffers of the pool. An answer never waits for the pool, which uploads may hold as
+    /// long as their clients please: health, metrics and refusals must get through. Then it leaves in small pieces.
+    pub async fn send_bytes(&mut self, mut bytes: &[u8]) -> io::Result<()> {
+        while !bytes.is_empty() {
+            let large = bytes.len().min(PIECE_SIZE);
+            let small = bytes.len().min(HEAP_PIECE_SIZE);
+            let mut buf = Buf::try_alloc(large).unwrap_or_else(|| Buf::heap(small));
+            let (piece, rest) = bytes.split_at(large.min(buf.capacity()));
             buf.set_len(piece.len());
             buf.copy_from_slice(piece);
             self.send(vec![buf]).await?;
+            bytes = rest;
         }
         Ok(())
     }
@@ -232,7 +238,7 @@ impl Wire {
 /// piece of an object in hand, and when all of the pool is such pieces, for ever. An empty pool
 /// costs an allocation of a head's size, at most one for each connection.
 pub fn take_copy(bytes: &[u8]) -> Buf {
-    let mut buf = Buf::try_alloc(bytes.len()).unwrap_or_else(|| Buf::heap(bytes.len()));
+    let mut buf = Buf::alloc_now(bytes.len());
     buf.set_len(bytes.len());
     buf.copy_from_slice(bytes);
     buf
@@ -428,6 +434,10 @@ impl Body for RequestBody<'_> {
         let result = self.try_fill(buf, at, upto).await;
         self.failed = result.is_err();
         result
+    }
+
+    fn settle(&mut self) {
+        self.wire.settle();
     }
 
     async fn finish(&mut self) -> Result<(), BodyError> {

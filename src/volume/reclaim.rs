@@ -240,8 +240,9 @@ impl Volume {
         }
         self.count(|c| c.files_freed += 1);
         let store = self.view();
-        for (n, f) in found.iter().enumerate() {
-            if let Found::Metadata { entry, payload, .. } = f {
+        // By value: thousands of payloads freed at once would hold the core for milliseconds.
+        for (n, f) in found.into_iter().enumerate() {
+            if let Found::Metadata { entry, payload, .. } = &f {
                 self.0.machine.freed(&store, payload, entry);
             }
             if n % RECORDS_PER_TURN == RECORDS_PER_TURN - 1 {

@@ -12,6 +12,7 @@ import re
 import socket
 import threading
 import time
+import urllib.request
 
 import wire
 from wire import UNSIGNED, Connection, Request
@@ -21,6 +22,8 @@ SIZES = (0, 1, 15, 16, 17, 100, 1000, 4095, 4096, 4097, 16384, 32768, 40_000, 65
 # Small ones are the many.
 WEIGHTS = (1, 2, 2, 2, 2, 6, 6, 4, 4, 4, 4, 4, 3, 3, 2, 1, 1)
 KEYS = 12
+# Of the pool, where buffers are to run out: less is free than one piece of an upload takes.
+BUFFERS_USED_MIN = 0.95
 MARK = re.compile(rb"<([AB])(\d{6})\.(\d{6})>")
 
 
@@ -187,7 +190,18 @@ class Client(threading.Thread):
             self.fail("bytes of the other in an error", answer)
 
 
-def hold(world, count, stop):
+def buffers_used(world):
+    """The part of the buffers that is handed out, over all cores."""
+    with urllib.request.urlopen(f"http://127.0.0.1:{world.admin_port}/metrics", timeout=5) as answer:
+        text = answer.read().decode()
+    sums = [
+        sum(float(value) for value in re.findall(rf"^{name}{{.*}} (\S+)$", text, re.M))
+        for name in ("ostrakon_buffer_used_bytes", "ostrakon_buffer_bytes")
+    ]
+    return sums[0] / sums[1]
+
+
+def hold(world, count, stop, used):
     """In waves, connections that begin an upload of some MiB, say little, and go: while they last
     they hold all the buffers that a core has."""
     wave = 0
@@ -209,6 +223,7 @@ def hold(world, count, stop):
         for _ in range(5):
             if stop.wait(0.2):
                 break
+            used.append(buffers_used(world))
             for connection, user, index in held:
                 try:
                     connection.socket.send(pattern(user, 900_000 + index, 64))
@@ -224,7 +239,8 @@ def run(world, tally, name, rounds, seconds, held=0, tls=None):
     world.pair = (world.bucket(ALICE), world.bucket(BOB))
     until = time.monotonic() + seconds
     stop = threading.Event()
-    holder = threading.Thread(target=hold, args=(world, held, stop), daemon=True)
+    used = []
+    holder = threading.Thread(target=hold, args=(world, held, stop, used), daemon=True)
     if held:
         holder.start()
         time.sleep(1)
@@ -259,5 +275,10 @@ def run(world, tally, name, rounds, seconds, held=0, tls=None):
             if key.startswith("held-"):
                 wrong = wrong or f"{bucket}/{key} was never whole"
     tally.check(f"mixing, {name}: every object is its user's", wrong)
+    if held:
+        most = max(used, default=0)
+        few = None if most >= BUFFERS_USED_MIN else f"{most:.0%} at most"
+        tally.check(f"mixing, {name}: buffers run out", few)
+        print(f"mixing, {name}: {most:.0%} of the buffers were used at most", flush=True)
     print(f"mixing, {name}: {done} rounds, {cut} cut off, {busy} refused for want of buffers", flush=True)
     return done, cut
