@@ -103,7 +103,7 @@ class Place:
             path = files / key_name(size, key)
             path.parent.mkdir(parents=True, exist_ok=True)
             path.write_bytes(os.urandom(min(size, MIB)) * max(1, size // MIB))
-        port = free_port()
+        port = server_process.free_port()
         (home / "conf").write_text(
             f"daemon off; master_process off; worker_processes 1; pid {home}/pid; error_log {home}/e;\n"
             "events { worker_connections 1024; }\n"
@@ -133,14 +133,6 @@ class Place:
 
 def key_name(size, key):
     return f"ostrakon-bench/{size}/{key:012}"
-
-
-def free_port():
-    import socket
-
-    with socket.socket() as one:
-        one.bind(("127.0.0.1", 0))
-        return one.getsockname()[1]
 
 
 def loaded(place, workload, *arguments, seconds=None):

@@ -9,6 +9,7 @@ import re
 import select
 import shutil
 import signal
+import socket
 import subprocess
 import sys
 import tempfile
@@ -29,6 +30,13 @@ def find_binary(given=None):
     if not built:
         raise SystemExit("no binary: cargo build --release, or --binary PATH")
     return max(built, key=lambda path: path.stat().st_mtime)
+
+
+def free_port():
+    """One that nobody listens on now."""
+    with socket.socket() as one:
+        one.bind(("127.0.0.1", 0))
+        return one.getsockname()[1]
 
 
 class NotReady(Exception):

@@ -113,6 +113,28 @@ pub struct Record {
     pub errors: u64,
 }
 
+impl Record {
+    fn new() -> Record {
+        Record {
+            latency_ns: histogram(),
+            done: 0,
+            bytes: 0,
+            keys: 0,
+            errors: 0,
+        }
+    }
+
+    fn merge(&mut self, other: &Record) {
+        self.latency_ns
+            .add(&other.latency_ns)
+            .expect("histograms of the same bounds");
+        self.done += other.done;
+        self.bytes += other.bytes;
+        self.keys += other.keys;
+        self.errors += other.errors;
+    }
+}
+
 /// What was done within one second of the window.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Second {
@@ -158,15 +180,7 @@ impl Measured {
     }
 
     fn record(&mut self, kind: Kind) -> &mut Record {
-        self.records[kind as usize].get_or_insert_with(|| {
-            Box::new(Record {
-                latency_ns: histogram(),
-                done: 0,
-                bytes: 0,
-                keys: 0,
-                errors: 0,
-            })
-        })
+        self.records[kind as usize].get_or_insert_with(|| Box::new(Record::new()))
     }
 
     fn second(&mut self, at: Instant) -> Option<&mut Second> {
@@ -255,21 +269,9 @@ impl Measured {
 
     /// All operations together.
     pub fn operations(&self) -> Record {
-        let mut all = Record {
-            latency_ns: histogram(),
-            done: 0,
-            bytes: 0,
-            keys: 0,
-            errors: 0,
-        };
+        let mut all = Record::new();
         for (_, record) in self.kinds().filter(|(kind, _)| kind.is_operation()) {
-            all.latency_ns
-                .add(&record.latency_ns)
-                .expect("histograms of the same bounds");
-            all.done += record.done;
-            all.bytes += record.bytes;
-            all.keys += record.keys;
-            all.errors += record.errors;
+            all.merge(record);
         }
         all
     }
@@ -278,14 +280,7 @@ impl Measured {
     pub fn merge(&mut self, other: &Measured) {
         assert_eq!(self.window, other.window, "cores measure the same time");
         for (kind, theirs) in other.kinds() {
-            let ours = self.record(kind);
-            ours.latency_ns
-                .add(&theirs.latency_ns)
-                .expect("histograms of the same bounds");
-            ours.done += theirs.done;
-            ours.bytes += theirs.bytes;
-            ours.keys += theirs.keys;
-            ours.errors += theirs.errors;
+            self.record(kind).merge(theirs);
         }
         for (ours, theirs) in self.seconds.iter_mut().zip(&other.seconds) {
             ours.operations += theirs.operations;

@@ -221,7 +221,7 @@ impl TlsStream {
                     return Ok(Buf::empty());
                 }
                 // At once, as for heads: who waits for the pool here may hold some of it.
-                let mut buf = Buf::try_alloc(count).unwrap_or_else(|| Buf::heap(count));
+                let mut buf = Buf::alloc_now(count);
                 buf.set_len(count);
                 self.take_plain(&mut buf)?;
                 return Ok(buf);
@@ -311,7 +311,7 @@ impl TlsStream {
             && let Some((buf, from)) = self.cipher.take()
         {
             let rest = &buf[from..];
-            let mut own = Buf::try_alloc(rest.len()).unwrap_or_else(|| Buf::heap(rest.len()));
+            let mut own = Buf::alloc_now(rest.len());
             own.set_len(rest.len());
             own.copy_from_slice(rest);
             (self.cipher, self.picked) = (Some((own, 0)), false);

@@ -78,15 +78,9 @@ backend store
 """
 
 
-def free_port():
-    with socket.socket() as found:
-        found.bind(("127.0.0.1", 0))
-        return found.getsockname()[1]
-
-
 class Proxy:
     def __init__(self, name, place, server):
-        self.name, self.port = name, free_port()
+        self.name, self.port = name, server_process.free_port()
         self.place = place / name.replace(" ", "-")
         self.place.mkdir()
         listen, target = f"127.0.0.1:{self.port}", f"{server.host}:{server.port}"

@@ -13,7 +13,6 @@ Prints "attacks: N passed, N failed"; exits with 1 unless all passed and enough 
 
 import argparse
 import pathlib
-import socket
 import ssl
 import subprocess
 import sys
@@ -79,7 +78,7 @@ class Run:
         for name, (rounds, seconds, held) in MIXING.items():
             arguments, tls = ["--cores", "1" if held else "2"], None
             if held:
-                admin_port = free_port()
+                admin_port = server_process.free_port()
                 arguments += ["--memory", "small", "--admin-listen", f"127.0.0.1:{admin_port}"]
             if name == "https":
                 certificate, key = self.workplace.path / "cert.pem", self.workplace.path / "key.pem"
@@ -100,12 +99,6 @@ class Run:
             self.server(work, arguments, tls)
         few = None if done >= 8_000 and cut >= 1_500 else f"{done} rounds, {cut} cut off"
         self.tally.check("mixing: enough rounds", few)
-
-
-def free_port():
-    with socket.socket() as one:
-        one.bind(("127.0.0.1", 0))
-        return one.getsockname()[1]
 
 
 def main():
