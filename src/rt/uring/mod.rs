@@ -16,6 +16,7 @@
 
 mod picked;
 mod probe;
+mod registered;
 mod start;
 #[cfg(test)]
 mod tests;
@@ -42,6 +43,7 @@ use super::ops::{Brought, Op, OpKey, Outcome};
 
 use picked::Picked;
 pub use probe::{Features, Unsupported, probe};
+use registered::Registered;
 pub use start::{CoreThread, spawn_core, spawn_cores};
 
 // Keys of our own; those of operations have the highest bit clear.
@@ -62,9 +64,6 @@ const ACCEPTED_MAX: usize = 256;
 /// How long a teardown tries to reap everything before it leaks. A drive that hangs for longer is
 /// the kernel's to give up on, after tens of seconds; we do not wait for it.
 const TEARDOWN_MAX: Duration = Duration::from_secs(5);
-
-/// The kernel's limit for one registered buffer.
-const REGISTERED_MAX: usize = 1 << 30;
 
 /// How a core is set up.
 #[derive(Debug, Clone)]
@@ -111,8 +110,7 @@ pub struct Uring {
     event_value: Box<UnsafeCell<u64>>,
     event_armed: Cell<bool>,
     pool: Rc<Pool>,
-    /// The pool's memory is registered, in pieces of [`REGISTERED_MAX`].
-    registered: bool,
+    registered: Registered,
     picked: Picked,
     random: RefCell<Random>,
     helpers: RefCell<Option<Helpers>>,
@@ -175,13 +173,11 @@ impl Uring {
 
     /// The registered piece that holds the buffer.
     fn piece(&self, buf: &Buf) -> Option<u16> {
-        if !self.registered {
-            return None;
-        }
-        // Buffers are aligned blocks, and smaller than a piece: none straddles two.
-        self.pool
-            .offset_of(buf)
-            .map(|offset| (offset / REGISTERED_MAX) as u16)
+        let piece = self.registered.piece(&self.pool, buf)?;
+        let ring = self.ring.borrow();
+        self.registered
+            .ready(&ring, &self.pool, piece)
+            .then_some(piece)
     }
 
     fn write_entry(
@@ -656,15 +652,17 @@ impl Reactor {
         if !features.huge_pages {
             features.miss("huge pages: the kernel refuses them (transparent_hugepage)".into());
         }
+        let mut registered = Registered::none();
         if config.register {
-            match register(&ring, &pool) {
-                Ok(()) => features.registered_buffers = true,
+            match Registered::new(&ring, &pool) {
+                Ok(table) => registered = table,
                 Err(e) => features.miss(format!(
                     "registered buffers: {e}; raise the memlock limit above {} MiB a core",
                     pool.capacity() >> 20
                 )),
             }
         }
+        features.registered_buffers = registered.is_some();
         // SAFETY: no memory is involved; the result is checked.
         let event = unsafe { libc::eventfd(0, libc::EFD_CLOEXEC) };
         if event < 0 {
@@ -688,7 +686,7 @@ impl Reactor {
             event_value: Box::new(UnsafeCell::new(0)),
             event_armed: Cell::new(false),
             pool: pool.clone(),
-            registered: features.registered_buffers,
+            registered,
             picked,
             random: RefCell::new(Random {
                 bytes: [0; 512],
@@ -781,10 +779,7 @@ impl Reactor {
         core.enter(|| drop(ops));
         let ring = uring.ring.borrow();
         core.enter(|| uring.picked.unregister(&ring));
-        if uring.registered {
-            // Failure leaves the memory pinned until the ring closes, which is next.
-            let _ = ring.submitter().unregister_buffers();
-        }
+        uring.registered.unregister(&ring);
         0
     }
 }
@@ -801,36 +796,4 @@ pub fn features() -> Option<Features> {
         core.and_then(Core::uring)
             .map(|uring| uring.features().clone())
     })
-}
-
-/// Registers the pool's memory.
-fn register(ring: &IoUring, pool: &Pool) -> io::Result<()> {
-    raise_memlock();
-    let (base, len) = pool.extent();
-    let pieces: Vec<libc::iovec> = (0..len)
-        .step_by(REGISTERED_MAX)
-        .map(|at| libc::iovec {
-            iov_base: base.wrapping_add(at).cast(),
-            iov_len: (len - at).min(REGISTERED_MAX),
-        })
-        .collect();
-    // SAFETY: the memory outlives the ring: the driver holds the pool.
-    unsafe { ring.submitter().register_buffers(&pieces) }
-}
-
-/// The soft limit of locked memory up to the hard one.
-fn raise_memlock() {
-    let mut limit = libc::rlimit {
-        rlim_cur: 0,
-        rlim_max: 0,
-    };
-    // SAFETY: the struct lives across both calls.
-    unsafe {
-        if libc::getrlimit(libc::RLIMIT_MEMLOCK, &mut limit) == 0 && limit.rlim_cur < limit.rlim_max
-        {
-            limit.rlim_cur = limit.rlim_max;
-            // If it fails, registration says so.
-            libc::setrlimit(libc::RLIMIT_MEMLOCK, &limit);
-        }
-    }
 }
