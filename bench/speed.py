@@ -1,14 +1,18 @@
 """The table of docs/performance.md: the server on one CPU, the load on another, peers in the same run.
 
     python3 bench/speed.py [--binary PATH] [--rounds 3] [--seconds 5] [--only NAME ...] [--json FILE]
+                           [--garage PATH]
 
 Each line runs `ostrakon bench` against `ostrakon serve --cores 1` pinned to one CPU, and its peer
-(fio on a file of the same file system, nginx with the same files, MD5 of one stream), in turn,
-`--rounds` times; medians are printed, with the ratio of each round where there is a peer.
+(fio on a file of the same file system, nginx with the same files, MD5 of one stream, Garage under the
+same load), in turn, `--rounds` times; medians are printed, with the ratio of each round where there is
+a peer. `cargo install garage --root target/garage` makes the Garage that is looked for; without it the
+lines `garage-...` say so.
 
-Durability: Ostrakon answers a PUT when its bytes and its record were flushed (fdatasync). fio writes
-with O_DIRECT and one fdatasync per MiB written. nginx and fio reads have nothing to be durable of.
-Needs fio, nginx and some 12 GiB of disk.
+Durability: Ostrakon answers a PUT when its bytes and its record were flushed (fdatasync). Garage runs
+with `metadata_fsync` and `data_fsync`, one copy, LMDB. fio writes with O_DIRECT and one fdatasync per
+4 MiB written. nginx and fio reads have nothing to be durable of. Needs fio, nginx and some 12 GiB of
+disk.
 """
 
 import argparse
@@ -35,6 +39,7 @@ class Place:
 
     def __init__(self, arguments, directory):
         self.binary = arguments.binary
+        self.garage_binary = arguments.garage
         self.seconds = arguments.seconds
         self.directory = directory
         cpus = sorted(os.sched_getaffinity(0))
@@ -119,6 +124,80 @@ class Place:
             process.terminate()
             process.wait()
             subprocess.run(["rm", "-rf", home], check=True)
+
+    @contextlib.contextmanager
+    def garage(self):
+        """Garage, durable, one node: its endpoint, pid and keys."""
+        home = self.directory / "garage"
+        home.mkdir()
+        api, rpc = server_process.free_port(), server_process.free_port()
+        config = home / "garage.toml"
+        config.write_text(
+            f'metadata_dir = "{home}/meta"\ndata_dir = "{home}/data"\ndb_engine = "lmdb"\n'
+            "metadata_fsync = true\ndata_fsync = true\nreplication_factor = 1\n"
+            f'rpc_bind_addr = "127.0.0.1:{rpc}"\nrpc_public_addr = "127.0.0.1:{rpc}"\n'
+            f'rpc_secret = "{os.urandom(32).hex()}"\n'
+            f'[s3_api]\ns3_region = "us-east-1"\napi_bind_addr = "127.0.0.1:{api}"\n'
+        )
+        config.chmod(0o600)
+        with self.on(self.server_cpu), (home / "log").open("wb") as log:
+            environment = os.environ | {"RUST_LOG": "garage=warn"}
+            process = subprocess.Popen(
+                [self.garage_binary, "-c", config, "server"], env=environment, stdout=log, stderr=log
+            )
+
+        def tell(*arguments):
+            command = [self.garage_binary, "-c", config, *arguments]
+            return subprocess.run(command, capture_output=True, text=True)
+
+        try:
+            for _ in range(100):
+                node = tell("node", "id", "-q")
+                if node.returncode == 0 and tell("status").returncode == 0:
+                    break
+                time.sleep(0.1)
+            key, secret = "GK" + os.urandom(12).hex(), os.urandom(32).hex()
+            for command in (
+                ("layout", "assign", "-z", "dc1", "-c", "10G", node.stdout.split("@")[0]),
+                ("layout", "apply", "--version", "1"),
+                ("key", "import", "--yes", "-n", "bench", key, secret),
+                ("bucket", "create", "bench"),
+                ("bucket", "allow", "--read", "--write", "--owner", "bench", "--key", "bench"),
+            ):
+                done = tell(*command)
+                if done.returncode != 0:
+                    raise SystemExit(f"speed: garage {' '.join(command)}: {done.stderr}")
+            yield f"http://127.0.0.1:{api}", process.pid, (key, secret)
+        finally:
+            process.terminate()
+            process.wait()
+            subprocess.run(["rm", "-rf", home], check=True)
+
+    def fio_latency(self, name, kind, *arguments):
+        """p99.9 and p50 in µs of one fio job's reads, or flushes (`sync`)."""
+        file = self.directory / "fio"
+        command = [
+            *("fio", f"--name={name}", f"--filename={file}", "--size=2g", "--direct=1", "--thread"),
+            *("--time_based", f"--runtime={self.seconds}", "--ramp_time=1"),
+            *(f"--cpus_allowed={self.server_cpu}", "--output-format=json", *arguments),
+        ]
+        done = subprocess.run(command, capture_output=True, text=True, check=True)
+        job = json.loads(done.stdout)["jobs"][0][kind]
+        percentile = job["lat_ns" if kind == "sync" else "clat_ns"]["percentile"]
+        return percentile["99.900000"] / 1e3, percentile["50.000000"] / 1e3
+
+    @contextlib.contextmanager
+    def null(self):
+        """A server that stores nothing, on the server's CPU."""
+        port = server_process.free_port()
+        command = [self.binary, "bench", "null", "--listen", f"127.0.0.1:{port}"]
+        process = subprocess.Popen([*command, "--cpu", str(self.server_cpu)], stdout=subprocess.DEVNULL)
+        time.sleep(0.5)
+        try:
+            yield f"http://127.0.0.1:{port}", process.pid
+        finally:
+            process.terminate()
+            process.wait()
 
     def md5(self):
         """MB/s of one stream, by the C library that Python links."""
@@ -211,7 +290,9 @@ def listing(place):
 
 
 def paced(workload):
-    """At 70 % of what a closed loop reaches."""
+    """At 70 % of what a closed loop reaches. Beside it the tail of what there is without a store: for puts a flush of
+    64 KiB at a time (fio), for gets a random read (fio); for both the same rate of requests to a server that stores
+    nothing."""
 
     def run(place):
         arguments = ("--size", str(4 * KIB), "--connections", "64", "--objects", "20000")
@@ -220,13 +301,50 @@ def paced(workload):
             most = place.bench(workload, server.endpoint, pid, *arguments, "--keep", keys=keys)
             rate = most["all"]["per_second"] * 0.7
             one = place.bench(workload, server.endpoint, pid, *arguments, "--rate", str(int(rate)), keys=keys)
-        latency = one["all"]["latency_us"]
+        with place.null() as (url, pid):
+            null = place.bench(
+                "get", url, pid, *arguments, "--rate", str(int(rate)), "--no-prepare", "--anonymous"
+            )
+        if workload == "put":
+            drive = place.fio_latency("flush", "sync", "--rw=write", "--bs=64k", "--fdatasync=1", "--ioengine=psync")
+        else:
+            place.fio("write", "--rw=write", "--bs=1m", "--iodepth=4")
+            drive = place.fio_latency("read", "read", "--rw=randread", "--bs=4k", "--ioengine=psync")
+        latency, beside = one["all"]["latency_us"], null["all"]["latency_us"]
         return {
             "ops_s": rate,
             "p50_us": latency["p50"],
             "p99_us": latency["p99"],
             "p99_9_us": latency["p99_9"],
+            "null_p50_us": beside["p50"],
+            "null_p99_9_us": beside["p99_9"],
+            "drive_p50_us": drive[1],
+            "drive_p99_9_us": drive[0],
             "ratio": latency["p99_9"] / latency["p50"],
+        }
+
+    return run
+
+
+def garage(workload, size, connections, objects, *more):
+    """The same load on Ostrakon and on Garage; `ratio` is of operations a second, `cpu_ratio` of CPU an operation."""
+
+    def run(place):
+        arguments = ("--size", str(size), "--connections", str(connections), "--objects", str(objects), *more)
+        ours = loaded(place, workload, *arguments)
+        if not place.garage_binary.exists():
+            return {"garage_absent": 1, "ops_s": ours["all"]["per_second"]}
+        with place.garage() as (url, pid, keys):
+            theirs = place.bench(workload, url, pid, *arguments, keys=keys)
+        return {
+            "ops_s": ours["all"]["per_second"],
+            "garage_ops_s": theirs["all"]["per_second"],
+            "cpu_us": ours["server"]["cpu_us_per_request"],
+            "garage_cpu_us": theirs["server"]["cpu_us_per_request"],
+            "p99_us": ours["all"]["latency_us"]["p99"],
+            "garage_p99_us": theirs["all"]["latency_us"]["p99"],
+            "cpu_ratio": theirs["server"]["cpu_us_per_request"] / ours["server"]["cpu_us_per_request"],
+            "ratio": ours["all"]["per_second"] / theirs["all"]["per_second"],
         }
 
     return run
@@ -272,6 +390,13 @@ LINES = {
     "put-4k-70%": paced("put"),
     "get-4k-70%": paced("get"),
     "start": start,
+    "garage-put-4k": garage("put", 4 * KIB, 64, 20_000),
+    "garage-get-4k": garage("get", 4 * KIB, 64, 20_000),
+    "garage-put-1m": garage("put", MIB, 16, 400),
+    "garage-get-1m": garage("get", MIB, 16, 400),
+    "garage-put-64m": garage("put", 64 * MIB, 16, 16, "--payload", "unsigned"),
+    "garage-get-64m": garage("get", 64 * MIB, 4, 16),
+    "garage-list": garage("list", 16, 4, 20_000),
 }
 
 
@@ -282,6 +407,7 @@ def main():
     parser.add_argument("--seconds", type=int, default=5)
     parser.add_argument("--only", nargs="+", choices=LINES)
     parser.add_argument("--json", type=pathlib.Path)
+    parser.add_argument("--garage", type=pathlib.Path, default=ROOT / "target/garage/bin/garage")
     arguments = parser.parse_args()
     arguments.binary = server_process.find_binary(arguments.binary)
     results = {}
