@@ -9,6 +9,7 @@ pub mod cli;
 pub mod config;
 pub mod credentials;
 pub mod datadir;
+pub mod erasure;
 pub mod http;
 pub mod index;
 pub mod inspect;

@@ -181,8 +181,7 @@ pub struct Scheme {
 }
 
 impl Scheme {
-    /// ISA-L's Cauchy matrix over GF(2⁸), polynomial 0x11d. Also the codec of (1, 0) and (1, m),
-    /// where it degenerates to copies.
+    /// ISA-L's Cauchy matrix over GF(2⁸), polynomial 0x11d; XOR for m = 1, copies for k = 1.
     pub const CODEC_CAUCHY_8: u8 = 1;
     /// Reed-Solomon over GF(2¹⁶) as in reed-solomon-simd.
     pub const CODEC_RS_16: u8 = 2;
@@ -195,6 +194,17 @@ impl Scheme {
 
     /// The most roles: one bit each in a bitmap of missing roles.
     pub const WIDTH_MAX: u16 = 64;
+    /// The most roles of codec 1.
+    pub const CAUCHY_WIDTH_MAX: u16 = 32;
+
+    /// The most roles of a codec; none of an unknown one.
+    pub const fn width_max(codec: u8) -> u16 {
+        match codec {
+            Scheme::CODEC_CAUCHY_8 => Scheme::CAUCHY_WIDTH_MAX,
+            Scheme::CODEC_RS_16 => Scheme::WIDTH_MAX,
+            _ => 0,
+        }
+    }
 
     /// Number of roles, k + m.
     pub const fn width(self) -> u16 {
@@ -207,16 +217,17 @@ impl Scheme {
             m: reader.u8()?,
             codec: reader.u8()?,
         };
-        if scheme.k == 0 || scheme.width() > Scheme::WIDTH_MAX {
-            return Err(Damage::OutOfRange {
-                field: "scheme",
-                value: u64::from(scheme.k) << 8 | u64::from(scheme.m),
-            });
-        }
-        if !matches!(scheme.codec, Scheme::CODEC_CAUCHY_8 | Scheme::CODEC_RS_16) {
+        let width_max = Scheme::width_max(scheme.codec);
+        if width_max == 0 {
             return Err(Damage::OutOfRange {
                 field: "codec",
                 value: u64::from(scheme.codec),
+            });
+        }
+        if scheme.k == 0 || scheme.width() > width_max {
+            return Err(Damage::OutOfRange {
+                field: "scheme",
+                value: u64::from(scheme.k) << 8 | u64::from(scheme.m),
             });
         }
         Ok(scheme)
@@ -269,5 +280,25 @@ mod tests {
         assert_eq!(PgId::of_key_hash(0xFFFF_FFFF, 256), PgId(255));
         assert_eq!(PgId::of_key_hash(0x0100_0000, 256), PgId(1));
         assert_eq!(PgId::of_key_hash(0xFFFF_FFFF, PG_COUNT_MAX), PgId(32767));
+    }
+
+    #[test]
+    fn schemes_of_every_width() {
+        let decode = |bytes: [u8; 3]| Scheme::read(&mut Reader::new(&bytes));
+        for [k, m, codec] in [[1, 0, 1], [24, 8, 1], [1, 31, 1], [32, 0, 1], [60, 4, 2]] {
+            assert_eq!(decode([k, m, codec]), Ok(Scheme { k, m, codec }));
+        }
+        for bytes in [[0, 1, 1], [0, 0, 2], [24, 9, 1], [60, 5, 2], [255, 255, 2]] {
+            let value = u64::from(bytes[0]) << 8 | u64::from(bytes[1]);
+            let field = "scheme";
+            assert_eq!(decode(bytes), Err(Damage::OutOfRange { field, value }));
+        }
+        for codec in [0, 3] {
+            let (field, value) = ("codec", u64::from(codec));
+            assert_eq!(
+                decode([4, 2, codec]),
+                Err(Damage::OutOfRange { field, value })
+            );
+        }
     }
 }
