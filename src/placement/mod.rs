@@ -1,14 +1,21 @@
 //! Where things belong: pure functions of names and the cluster map, no state, no I/O.
 //!
 //! A key's hash is the first 8 bytes of SHA-256 over bucket id and key; its top 32 bits are part of every object id of
-//! that key, and their top bits are its placement group. Groups are spread over the volumes of the map in turn; chunks
-//! by a ring of hashes, so that a large object uses every drive.
+//! that key, and their top bits are its placement group. Groups are spread over the volumes of the map in turn; the
+//! roles of chunks by the ring ([`ring`]), in distinct failure domains, so that a large object uses every drive.
+
+pub mod ring;
+pub mod scheme;
+#[cfg(test)]
+mod tests;
+
+use std::sync::{Arc, OnceLock};
 
 use sha2::{Digest, Sha256};
-use shard_format::{BucketId, ChunkIndex, Epoch, ObjectId, PgId};
+use shard_format::{BucketId, ChunkIndex, Epoch, ObjectId, PgId, Scheme};
 
-/// Points each volume has on the ring.
-const VIRTUAL_NODES: u32 = 128;
+pub use ring::{Domain, Level, Member, Roles, TooFewDomains};
+use ring::{ROLES_MAX, Ring};
 
 fn first8(digest: impl AsRef<[u8]>) -> u64 {
     u64::from_be_bytes(*digest.as_ref().first_chunk().expect("SHA-256 is longer"))
@@ -22,42 +29,75 @@ pub fn key_hash32(bucket: BucketId, key: &[u8]) -> u32 {
     (first8(h.finalize()) >> 32) as u32
 }
 
-/// The volumes of a node and where groups and chunks belong among them, at one epoch.
+/// The point of a chunk on the ring.
+pub fn point(object: ObjectId, chunk: ChunkIndex) -> u64 {
+    let mut h = Sha256::new();
+    h.update(object.0);
+    h.update(chunk.0.to_be_bytes());
+    first8(h.finalize())
+}
+
+/// The volumes of a cluster and where groups and chunks belong among them, at one epoch. A copy is cheap.
 #[derive(Clone, Debug)]
 pub struct Map {
     pub epoch: Epoch,
     pub pg_count: u32,
-    volume_count: u16,
-    /// (hash, volume), ascending.
-    ring: Vec<(u64, u16)>,
+    volumes: Arc<Volumes>,
+}
+
+#[derive(Debug)]
+struct Volumes {
+    /// By volume.
+    members: Vec<Member>,
+    /// The ring of width i + 1, made when it is first asked for: what it is depends on nothing but the members.
+    rings: [OnceLock<Result<Ring, TooFewDomains>>; ROLES_MAX],
 }
 
 impl Map {
-    /// `volume_count` volumes of equal weight in one failure domain.
-    pub fn single_drive(epoch: Epoch, pg_count: u32, volume_count: u16) -> Map {
-        assert!(volume_count > 0);
-        let mut ring: Vec<(u64, u16)> = (0..volume_count)
-            .flat_map(|v| {
-                (0..VIRTUAL_NODES).map(move |n| {
-                    let mut h = Sha256::new();
-                    h.update(b"volume");
-                    h.update(v.to_be_bytes());
-                    h.update(n.to_be_bytes());
-                    (first8(h.finalize()), v)
-                })
-            })
-            .collect();
-        ring.sort();
+    /// Panics unless there are members and their volumes are distinct. Their order does not matter.
+    pub fn new(epoch: Epoch, pg_count: u32, mut members: Vec<Member>) -> Map {
+        members.sort_by_key(|m| m.volume);
+        assert!(!members.is_empty());
+        assert!(members.is_sorted_by(|a, b| a.volume < b.volume));
         Map {
             epoch,
             pg_count,
-            volume_count,
-            ring,
+            volumes: Arc::new(Volumes {
+                members,
+                rings: Default::default(),
+            }),
         }
     }
 
+    /// `volume_count` volumes of equal weight on one drive.
+    pub fn single_drive(epoch: Epoch, pg_count: u32, volume_count: u16) -> Map {
+        let members = (0..volume_count)
+            .map(|volume| Member {
+                volume,
+                weight: 1,
+                domain: Domain::default(),
+            })
+            .collect();
+        Map::new(epoch, pg_count, members)
+    }
+
+    /// In order of their volumes.
+    pub fn members(&self) -> &[Member] {
+        &self.volumes.members
+    }
+
     pub fn volume_count(&self) -> u16 {
-        self.volume_count
+        self.members().len() as u16
+    }
+
+    /// The ring of a scheme. The first call for a width builds it, which takes milliseconds (see [`ring`]); a node asks
+    /// for those of its schemes before it serves.
+    ///
+    /// Panics if the scheme has more than [`ROLES_MAX`] roles; such a scheme is refused where it is set.
+    pub fn ring(&self, scheme: Scheme) -> Result<&Ring, TooFewDomains> {
+        let width = usize::from(scheme.width());
+        let ring = self.volumes.rings[width - 1].get_or_init(|| Ring::new(self.members(), width));
+        ring.as_ref().map_err(|error| *error)
     }
 
     pub fn group_of_key(&self, bucket: BucketId, key: &[u8]) -> PgId {
@@ -71,16 +111,17 @@ impl Map {
 
     /// The volume that holds a group's metadata.
     pub fn home(&self, pg: PgId) -> u16 {
-        if pg == PgId::SYSTEM {
-            0
-        } else {
-            pg.0 % self.volume_count
-        }
+        let members = self.members();
+        let i = match pg {
+            PgId::SYSTEM => 0,
+            pg => usize::from(pg.0) % members.len(),
+        };
+        members[i].volume
     }
 
     /// The groups whose home is `volume`, the system group included.
     pub fn groups_of(&self, volume: u16) -> Vec<PgId> {
-        let system = (volume == 0).then_some(PgId::SYSTEM);
+        let system = (volume == self.home(PgId::SYSTEM)).then_some(PgId::SYSTEM);
         (0..self.pg_count)
             .map(|g| PgId(g as u16))
             .filter(|g| self.home(*g) == volume)
@@ -88,59 +129,19 @@ impl Map {
             .collect()
     }
 
-    /// The volume of a chunk's only role: the next one on the ring.
+    /// The volumes of a chunk, role r at position r, in distinct domains of the widest level that has enough.
+    pub fn volumes_of_chunk(
+        &self,
+        object: ObjectId,
+        chunk: ChunkIndex,
+        scheme: Scheme,
+    ) -> Result<Roles, TooFewDomains> {
+        Ok(self.ring(scheme)?.volumes_of(point(object, chunk)))
+    }
+
+    /// The volume of the only role of a chunk without parity.
     pub fn volume_of_chunk(&self, object: ObjectId, chunk: ChunkIndex) -> u16 {
-        let mut h = Sha256::new();
-        h.update(object.0);
-        h.update(chunk.0.to_be_bytes());
-        let point = first8(h.finalize());
-        let i = self.ring.partition_point(|(p, _)| *p < point) % self.ring.len();
-        self.ring[i].1
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn every_group_has_one_home() {
-        let map = Map::single_drive(Epoch(1), 256, 3);
-        let mut seen = [0; 256];
-        for v in 0..3 {
-            for pg in map.groups_of(v).into_iter().filter(|g| *g != PgId::SYSTEM) {
-                seen[usize::from(pg.0)] += 1;
-            }
-        }
-        assert!(seen.iter().all(|n| *n == 1));
-    }
-
-    #[test]
-    fn the_group_of_an_object_is_the_group_of_its_key() {
-        let map = Map::single_drive(Epoch(1), 256, 3);
-        for i in 0..1000u32 {
-            let key = i.to_be_bytes();
-            let hash = key_hash32(BucketId(7), &key);
-            let object = ObjectId::new(hash, shard_format::Hlc(9), [0; 4]);
-            assert_eq!(
-                map.group_of_object(object),
-                map.group_of_key(BucketId(7), &key)
-            );
-        }
-    }
-
-    #[test]
-    fn chunks_spread_over_volumes() {
-        let map = Map::single_drive(Epoch(1), 256, 4);
-        let mut counts = [0u32; 4];
-        for i in 0..10_000u32 {
-            let object = ObjectId::new(i.wrapping_mul(0x9e37_79b9), shard_format::Hlc(1), [0; 4]);
-            counts[usize::from(map.volume_of_chunk(object, ChunkIndex(0)))] += 1;
-        }
-        // 128 virtual nodes keep each volume within about a quarter of its share.
-        assert!(
-            counts.iter().all(|c| (1700..=3300).contains(c)),
-            "{counts:?}"
-        );
+        let roles = self.volumes_of_chunk(object, chunk, Scheme::PLAIN);
+        roles.expect("a map has members")[0]
     }
 }
