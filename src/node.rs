@@ -16,7 +16,7 @@ use std::{
 };
 
 use shard_format::{
-    ClusterId, DriveFormat, DriveId, Epoch, HeaderError, VolumeFormat, VolumeId,
+    ClusterId, DriveFormat, DriveId, Epoch, HeaderError, Scheme, VolumeFormat, VolumeId,
     decode_drive_format, decode_volume_format, format_file::FORMAT_FILE_SIZE,
 };
 
@@ -109,6 +109,8 @@ pub struct Settings {
     pub segment_file_length: Option<u64>,
     /// Bytes of hot records that a core keeps in memory.
     pub record_cache_bytes: usize,
+    /// Of new objects.
+    pub scheme: Scheme,
 }
 
 impl Default for Settings {
@@ -118,6 +120,7 @@ impl Default for Settings {
             index_headroom: crate::limits::INDEX_HEADROOM,
             segment_file_length: None,
             record_cache_bytes: crate::limits::RECORD_CACHE_BYTES,
+            scheme: Scheme::PLAIN,
         }
     }
 }
@@ -284,7 +287,7 @@ pub async fn start(
     let serving = link.clone();
     rt::spawn(async move { serving.serve().await });
     Ok(CoreShare {
-        store: Store::new(link),
+        store: Store::new(link, settings.scheme),
         volumes,
     })
 }

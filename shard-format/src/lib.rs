@@ -24,6 +24,7 @@
 
 pub mod batch;
 pub mod checksum;
+mod cluster_map;
 mod codec;
 mod copies;
 pub mod damage;
@@ -40,6 +41,7 @@ pub use batch::{
     Placement, SegmentEntry, Transform, decode_batch_header, decode_directory,
 };
 pub use checksum::{Origin, SegmentCrc, SegmentIdentity, crc32c, metadata_crc, segment_crc};
+pub use cluster_map::{CLUSTER_MAP_BYTES_MAX, ClusterMap, DriveState, MapDrive, MapEpoch};
 pub use copies::{Decoded, HeaderError};
 pub use damage::Damage;
 pub use file::{FileHeader, FileState, Head, decode_file_header};
@@ -54,10 +56,12 @@ pub use id::{
 };
 pub use metadata::{
     Body, BucketFields, BucketState, ChecksumAlgorithm, ChecksumType, Condition, DeleteVersion,
-    EncodeError, Etag, MetadataRecord, ObjectChecksum, PutBucket, PutVersion, RecordError,
-    VersionFields, VersionId,
+    EncodeError, Etag, MetadataRecord, MissingRoles, ObjectChecksum, PutBucket, PutVersion,
+    RecordError, VersionFields, VersionId,
 };
-pub use upload::{CreateUpload, EndUpload, PART_NUMBER_MAX, Part, PutPart, UploadEnd};
+pub use upload::{
+    CreateUpload, EndUpload, PART_NUMBER_MAX, Part, PartPlacement, PutPart, UploadEnd,
+};
 pub use volume_record::VolumeRecord;
 
 /// The format this crate writes. It reads this one; there is no older one.

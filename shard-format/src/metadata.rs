@@ -9,7 +9,10 @@ use crate::KEY_LENGTH_MAX;
 use crate::codec::{Reader, Sink, utf8};
 use crate::damage::Damage;
 use crate::id::{BucketId, ChunkIndex, Epoch, Hlc, ObjectId, Scheme};
-use crate::upload::{CreateUpload, EndUpload, Part, PutPart, read_parts, write_parts};
+use crate::upload::{
+    CreateUpload, EndUpload, Part, PartPlacement, PutPart, read_part_placements, read_parts,
+    write_part_placements, write_parts,
+};
 
 const VERSION: u8 = 1;
 
@@ -183,6 +186,8 @@ pub struct VersionFields<'a> {
     pub website_redirect: Option<&'a [u8]>,
     /// Of a completed upload: ascending by number.
     pub parts: Vec<Part<'a>>,
+    /// Ascending by first: of parts that are spread otherwise than by the version's scheme and epoch.
+    pub part_placements: Vec<PartPlacement>,
 }
 
 #[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
@@ -666,6 +671,7 @@ mod version_tag {
     pub const MISSING_ROLES: u16 = 16;
     pub const WEBSITE_REDIRECT: u16 = 17;
     pub const PARTS: u16 = 18;
+    pub const PART_PLACEMENTS: u16 = 19;
 }
 
 impl<'a> VersionFields<'a> {
@@ -714,24 +720,18 @@ impl<'a> VersionFields<'a> {
             put_field(out, tag::PART_TABLE, |out| table.write(out))?;
         }
         if !self.missing_roles.is_empty() {
-            let mut previous = None;
             put_field(out, tag::MISSING_ROLES, |out| {
-                for missing in &self.missing_roles {
-                    if missing.roles == 0 || previous >= Some(missing.chunk) {
-                        return Err(EncodeError::Invalid {
-                            field: "missing roles",
-                        });
-                    }
-                    previous = Some(missing.chunk);
-                    out.put_u32(missing.chunk.0);
-                    out.put_u64(missing.roles);
-                }
-                Ok(())
+                write_missing_roles(out, &self.missing_roles)
             })?;
         }
         put_bytes_field(out, tag::WEBSITE_REDIRECT, self.website_redirect)?;
         if !self.parts.is_empty() {
             put_field(out, tag::PARTS, |out| write_parts(out, &self.parts))?;
+        }
+        if !self.part_placements.is_empty() {
+            put_field(out, tag::PART_PLACEMENTS, |out| {
+                write_part_placements(out, &self.part_placements)
+            })?;
         }
         Ok(())
     }
@@ -772,6 +772,7 @@ impl<'a> VersionFields<'a> {
                 tag::MISSING_ROLES => fields.missing_roles = read_missing_roles(&mut reader)?,
                 tag::WEBSITE_REDIRECT => fields.website_redirect = Some(reader.rest()),
                 tag::PARTS => fields.parts = read_parts(&mut reader)?,
+                tag::PART_PLACEMENTS => fields.part_placements = read_part_placements(&mut reader)?,
                 tag => return Err(RecordError::UnknownField { tag }),
             }
             reader.end()?;
@@ -866,7 +867,25 @@ impl PageTable {
     }
 }
 
-fn read_missing_roles(reader: &mut Reader<'_>) -> Result<Vec<MissingRoles>, Damage> {
+pub(crate) fn write_missing_roles(
+    out: &mut Vec<u8>,
+    list: &[MissingRoles],
+) -> Result<(), EncodeError> {
+    let mut previous = None;
+    for missing in list {
+        if missing.roles == 0 || previous >= Some(missing.chunk) {
+            return Err(EncodeError::Invalid {
+                field: "missing roles",
+            });
+        }
+        previous = Some(missing.chunk);
+        out.put_u32(missing.chunk.0);
+        out.put_u64(missing.roles);
+    }
+    Ok(())
+}
+
+pub(crate) fn read_missing_roles(reader: &mut Reader<'_>) -> Result<Vec<MissingRoles>, Damage> {
     const ITEM_SIZE: usize = 12;
     let mut list: Vec<MissingRoles> = Vec::with_capacity(reader.left() / ITEM_SIZE);
     while list.is_empty() || reader.left() > 0 {

@@ -8,8 +8,9 @@ use crate::codec::{Reader, Sink};
 use crate::damage::Damage;
 use crate::id::{BucketId, Epoch, ObjectId, Scheme};
 use crate::metadata::{
-    ChecksumAlgorithm, ChecksumType, EncodeError, ObjectChecksum, RecordError, VersionFields,
-    bounded, length_prefixed, out_of_range, put_bytes8, put_key, put_scheme, read_key,
+    ChecksumAlgorithm, ChecksumType, EncodeError, MissingRoles, ObjectChecksum, RecordError,
+    VersionFields, bounded, length_prefixed, out_of_range, put_bytes8, put_key, put_scheme,
+    read_key, read_missing_roles, write_missing_roles,
 };
 
 /// Highest number of a part, and the most parts of an object.
@@ -48,6 +49,8 @@ pub struct PutPart<'a> {
     pub epoch: Epoch,
     /// Over the part's bytes.
     pub checksum: Option<ObjectChecksum<'a>>,
+    /// Ascending by chunk.
+    pub missing_roles: Vec<MissingRoles>,
 }
 
 /// Why an upload is no more.
@@ -77,6 +80,54 @@ pub struct Part<'a> {
     pub size: u64,
     /// Raw, of the algorithm of the object's checksum; empty without one.
     pub checksum: &'a [u8],
+}
+
+/// How parts of a completed upload are spread that are not as the version is: from the part at `first` of the list to the
+/// next entry's.
+#[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
+pub struct PartPlacement {
+    pub first: u16,
+    pub scheme: Scheme,
+    pub epoch: Epoch,
+}
+
+pub(crate) fn write_part_placements(
+    out: &mut Vec<u8>,
+    list: &[PartPlacement],
+) -> Result<(), EncodeError> {
+    if !list.is_sorted_by(|a, b| a.first < b.first) {
+        return Err(EncodeError::Invalid {
+            field: "part placements",
+        });
+    }
+    for placement in list {
+        out.put_u16(placement.first);
+        put_scheme(out, placement.scheme)?;
+        out.put_u32(placement.epoch.0);
+    }
+    Ok(())
+}
+
+pub(crate) fn read_part_placements(reader: &mut Reader<'_>) -> Result<Vec<PartPlacement>, Damage> {
+    let mut list: Vec<PartPlacement> = Vec::new();
+    while list.is_empty() || reader.left() > 0 {
+        let placement = PartPlacement {
+            first: reader.u16()?,
+            scheme: Scheme::read(reader)?,
+            epoch: Epoch(reader.u32()?),
+        };
+        if list
+            .last()
+            .is_some_and(|last| last.first >= placement.first)
+        {
+            return Err(Damage::OutOfRange {
+                field: "part placements",
+                value: u64::from(placement.first),
+            });
+        }
+        list.push(placement);
+    }
+    Ok(list)
 }
 
 impl<'a> CreateUpload<'a> {
@@ -130,12 +181,13 @@ impl<'a> PutPart<'a> {
         out.put_u64(self.modified_ms);
         put_scheme(out, self.scheme)?;
         out.put_u32(self.epoch.0);
-        match &self.checksum {
-            None => out.put_u8(0),
-            Some(checksum) => {
-                out.put_u8(1);
-                checksum.write(out)?;
-            }
+        let (summed, missing) = (self.checksum.is_some(), !self.missing_roles.is_empty());
+        out.put_u8(u8::from(summed) | u8::from(missing) << 1);
+        if let Some(checksum) = &self.checksum {
+            checksum.write(out)?;
+        }
+        if missing {
+            length_prefixed(out, |out| write_missing_roles(out, &self.missing_roles))?;
         }
         Ok(())
     }
@@ -149,22 +201,36 @@ impl<'a> PutPart<'a> {
         if object.upload() != Some(upload) || object.is_upload() {
             return Err(out_of_range("part's object id", object.0[12]).into());
         }
+        let (size, md5, modified_ms) = (reader.u64()?, reader.array()?, reader.u64()?);
+        let (scheme, epoch) = (Scheme::read(reader)?, Epoch(reader.u32()?));
+        let flags = reader.u8()?;
+        if flags > 3 {
+            return Err(out_of_range("flags of a part", flags).into());
+        }
+        let checksum = match flags & 1 {
+            0 => None,
+            _ => Some(ObjectChecksum::read(reader)?),
+        };
+        let missing_roles = match flags & 2 {
+            0 => Vec::new(),
+            _ => {
+                let mut list = Reader::new(reader.bytes32()?);
+                read_missing_roles(&mut list)?
+            }
+        };
         Ok(PutPart {
             bucket,
             key,
             upload,
             number,
             object,
-            size: reader.u64()?,
-            md5: reader.array()?,
-            modified_ms: reader.u64()?,
-            scheme: Scheme::read(reader)?,
-            epoch: Epoch(reader.u32()?),
-            checksum: match reader.u8()? {
-                0 => None,
-                1 => Some(ObjectChecksum::read(reader)?),
-                other => return Err(out_of_range("checksum", other).into()),
-            },
+            size,
+            md5,
+            modified_ms,
+            scheme,
+            epoch,
+            checksum,
+            missing_roles,
         })
     }
 }

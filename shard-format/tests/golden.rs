@@ -35,6 +35,7 @@ fn encoded() -> BTreeMap<String, Vec<u8>> {
         ("batch_mixed".to_owned(), mixed_batch()),
         ("batch_floor".to_owned(), floor_batch()),
         ("footer".to_owned(), footer_bytes()),
+        ("cluster_map".to_owned(), cluster_map().encode()),
     ]);
     for (name, commands, facts) in commit_batches() {
         files.insert(name.to_owned(), commit_batch_of(&commands, &facts));
@@ -220,6 +221,11 @@ fn the_footer_decodes_from_both_ends() {
             footer_len: header.footer_len,
         }
     );
+}
+
+#[test]
+fn the_cluster_map_decodes() {
+    assert_eq!(ClusterMap::decode(&read("cluster_map")), Ok(cluster_map()));
 }
 
 #[test]

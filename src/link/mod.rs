@@ -40,7 +40,8 @@ pub enum Request {
     Fetch {
         shard: Shard,
         segment: SegmentIndex,
-        segments_max: u16,
+        /// Where they go: memory of the core that asks, so that it waits for all it needs at once.
+        buf: Buf,
     },
     /// Free all shards of the object, durably.
     FreeObject {
@@ -299,8 +300,8 @@ impl Link {
             Request::Fetch {
                 shard,
                 segment,
-                segments_max,
-            } => Reply::Fetched(v.fetch(shard, segment, segments_max).await?),
+                buf,
+            } => Reply::Fetched(v.fetch(shard, segment, buf).await?),
             Request::FreeObject { object } => {
                 if v.has_shards(object)? {
                     v.free_object(object).await?;

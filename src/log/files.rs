@@ -114,6 +114,26 @@ impl Pinned {
             }),
         }
     }
+
+    /// As [`Pinned::read`], into memory that is the caller's: whole blocks, from a block's start on.
+    pub async fn read_into(
+        &self,
+        mut buf: Buf,
+        offset: u32,
+        length: u32,
+    ) -> (Result<(), LogError>, Buf) {
+        assert!((offset as usize).is_multiple_of(BLOCK_SIZE));
+        assert!((length as usize).is_multiple_of(BLOCK_SIZE));
+        buf.set_len(length as usize);
+        let (result, buf) = self.0.file.read_exact_at(buf, u64::from(offset)).await;
+        let result = result.map_err(|e| LogError::Unreadable {
+            what: format!(
+                "segment file {} at {offset}, {length} bytes: {e}",
+                self.0.number
+            ),
+        });
+        (result, buf)
+    }
 }
 
 impl Drop for Pinned {

@@ -21,11 +21,12 @@
 use std::{
     cell::{Cell, RefCell},
     collections::VecDeque,
+    ops::Range,
     rc::Rc,
 };
 
 use futures_channel::oneshot;
-use smallvec::SmallVec;
+use smallvec::{SmallVec, smallvec};
 
 use super::{Kernels, Md5, Piece, advance};
 use crate::rt::{self, Buf};
@@ -55,14 +56,33 @@ const LATELY_TURNS: u32 = 16;
 /// Jobs of a turn, however small: what a turn does for each is bounded too.
 const JOBS_PER_TURN_MAX: usize = 256;
 
+/// Bytes of one of several buffers.
+#[derive(Clone, Debug)]
+pub struct Slice {
+    pub buf: usize,
+    pub range: Range<usize>,
+}
+
+type Bufs = SmallVec<[Buf; 1]>;
+
 struct Job {
     stream: Md5,
-    buf: Buf,
-    /// What of the buffer is still to be hashed.
-    from: usize,
-    upto: usize,
+    bufs: Bufs,
+    /// What is still to be hashed, the next bytes last.
+    slices: SmallVec<[Slice; 1]>,
     ends: bool,
-    done: oneshot::Sender<(Md5, Buf)>,
+    done: oneshot::Sender<(Md5, Bufs)>,
+}
+
+impl Job {
+    /// Bytes of the slice under way.
+    fn left(&self) -> usize {
+        self.slices.last().map_or(0, |slice| slice.range.len())
+    }
+
+    fn is_long(&self) -> bool {
+        self.left() >= JOB_TURN_BYTES_MAX || self.slices.len() > 1
+    }
 }
 
 struct Inner {
@@ -111,6 +131,19 @@ impl Hashing {
         (stream.finish(), buf)
     }
 
+    /// Takes `stream` past slices of several buffers, in their order.
+    pub async fn update_slices(
+        &self,
+        stream: Md5,
+        bufs: Vec<Buf>,
+        mut slices: SmallVec<[Slice; 1]>,
+    ) -> (Md5, Vec<Buf>) {
+        slices.retain(|slice| !slice.range.is_empty());
+        slices.reverse();
+        let (stream, bufs) = self.queue(stream, bufs.into(), slices, false).await;
+        (stream, bufs.into_vec())
+    }
+
     async fn hash(&self, mut stream: Md5, buf: Buf, len: usize, ends: bool) -> (Md5, Buf) {
         assert!(len <= buf.len(), "{len} bytes of {}", buf.len());
         if len <= IN_PLACE_MAX {
@@ -122,12 +155,27 @@ impl Hashing {
             advance(self.0.kernels, &mut [piece]);
             return (stream, buf);
         }
+        let whole = Slice {
+            buf: 0,
+            range: 0..len,
+        };
+        let (bufs, slices) = (smallvec![buf], smallvec![whole]);
+        let (stream, mut bufs) = self.queue(stream, bufs, slices, ends).await;
+        (stream, bufs.pop().expect("the one that came"))
+    }
+
+    async fn queue(
+        &self,
+        stream: Md5,
+        bufs: Bufs,
+        slices: SmallVec<[Slice; 1]>,
+        ends: bool,
+    ) -> (Md5, Bufs) {
         let (done, wait) = oneshot::channel();
         self.0.queue.borrow_mut().push_back(Job {
             stream,
-            buf,
-            from: 0,
-            upto: len,
+            bufs,
+            slices,
             ends,
             done,
         });
@@ -160,8 +208,7 @@ impl Inner {
         while idle < COMPANY_TURNS {
             let (jobs, long) = {
                 let queue = self.queue.borrow();
-                let first = queue.front().map_or(0, |job| job.upto - job.from);
-                (queue.len(), first >= JOB_TURN_BYTES_MAX)
+                (queue.len(), queue.front().is_some_and(Job::is_long))
             };
             if !long || jobs >= self.lately.get().min(LANES) {
                 return;
@@ -182,18 +229,29 @@ impl Inner {
         let mut budget = TURN_BYTES_MAX;
         let mut pieces: SmallVec<[Piece<'_>; 32]> = SmallVec::new();
         for job in &mut jobs {
-            let left = job.upto - job.from;
+            let left = job.left();
             let count = left.min(share);
             if count > budget || pieces.len() == JOBS_PER_TURN_MAX {
                 break;
             }
             budget -= count;
+            let last = job.slices.len() <= 1 && count == left;
+            let bytes = match job.slices.last_mut() {
+                None => &[],
+                Some(slice) => {
+                    let from = slice.range.start;
+                    slice.range.start += count;
+                    &job.bufs[slice.buf][from..from + count]
+                }
+            };
+            if count == left {
+                job.slices.pop();
+            }
             pieces.push(Piece {
                 stream: &mut job.stream,
-                bytes: &job.buf[job.from..job.from + count],
-                ends: job.ends && count == left,
+                bytes,
+                ends: job.ends && last,
             });
-            job.from += count;
         }
         let taken = pieces.len();
         advance(self.kernels, &mut pieces);
@@ -204,9 +262,9 @@ impl Inner {
         self.lately.set(lately.max(taken));
         for _ in 0..taken {
             let job = jobs.pop_front().expect("it was just hashed");
-            if job.from == job.upto {
+            if job.slices.is_empty() {
                 // Given up while it was hashed: then it is dropped here.
-                let _ = job.done.send((job.stream, job.buf));
+                let _ = job.done.send((job.stream, job.bufs));
             } else {
                 jobs.push_back(job);
             }

@@ -37,7 +37,7 @@ mod lanes;
 #[cfg(test)]
 mod tests;
 
-pub use hashing::Hashing;
+pub use hashing::{Hashing, Slice};
 pub use kernels::Kernels;
 
 use lanes::Run;

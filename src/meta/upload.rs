@@ -16,8 +16,8 @@ use std::rc::Rc;
 
 use rkyv::{Archive, Deserialize, Serialize, rancor};
 use shard_format::{
-    BucketId, ChecksumAlgorithm, ChecksumType, CreateUpload, ObjectChecksum, ObjectId, Part,
-    PutPart, PutVersion,
+    BucketId, ChecksumAlgorithm, ChecksumType, CreateUpload, Epoch, ObjectChecksum, ObjectId, Part,
+    PutPart, PutVersion, Scheme,
 };
 
 use super::{
@@ -92,6 +92,9 @@ pub struct PartValue {
     pub md5: [u8; 16],
     pub modified_ms: u64,
     pub checksum: Option<ChecksumValue>,
+    /// k, m and codec.
+    pub scheme: [u8; 3],
+    pub epoch: u32,
 }
 
 macro_rules! archived {
@@ -153,11 +156,19 @@ impl PartValue {
             md5: part.md5,
             modified_ms: part.modified_ms,
             checksum: part.checksum.as_ref().map(ChecksumValue::of),
+            scheme: [part.scheme.k, part.scheme.m, part.scheme.codec],
+            epoch: part.epoch.0,
         }
     }
 
     pub fn object(&self) -> ObjectId {
         ObjectId(self.object)
+    }
+
+    /// By what the part is spread.
+    pub fn placement(&self) -> (Scheme, Epoch) {
+        let [k, m, codec] = self.scheme;
+        (Scheme { k, m, codec }, Epoch(self.epoch))
     }
 }
 

@@ -7,14 +7,13 @@
 use std::collections::VecDeque;
 
 use futures_util::{StreamExt, stream::FuturesOrdered};
-use shard_format::{
-    CHUNK_SIZE, ChunkIndex, MetadataRecord, ObjectId, PutVersion, Role, SEGMENT_SIZE, SegmentIndex,
-    VersionFields,
-};
+use shard_format::{MetadataRecord, ObjectId, PutVersion, VersionFields};
 
 use super::{
     BucketInfo, ObjectHeaders, ObjectInfo, PartInfo, ReadObject, Store, StoreError,
     checksum::{Checksum, Kind},
+    gather::Placed,
+    layout::Layout,
     store::etag_of,
 };
 use crate::{
@@ -22,7 +21,7 @@ use crate::{
     link::{Reply, Request},
     meta::{EtagValue, ObjectRecord},
     rt::{self, Buf, Instant},
-    volume::{SEGMENTS_PER_RUN, Shard, VolumeError},
+    volume::VolumeError,
 };
 
 fn unreadable(what: &str) -> StoreError {
@@ -121,36 +120,54 @@ enum Source {
 /// Bytes of the object that are chunks of one object id: all of them, or those of a part.
 #[derive(Clone, Copy)]
 struct Span {
-    object: ObjectId,
     start: u64,
     end: u64,
+    spread: Placed,
 }
 
 fn spans_of(put: &PutVersion<'_>) -> Vec<Span> {
     if put.fields.parts.is_empty() {
         return vec![Span {
-            object: put.object,
             start: 0,
             end: put.size,
+            spread: Placed {
+                object: put.object,
+                layout: Layout {
+                    scheme: put.scheme,
+                    size: put.size,
+                },
+                epoch: put.epoch,
+            },
         }];
     }
     let mut end = 0u64;
+    let mut others = put.fields.part_placements.iter().peekable();
+    let (mut scheme, mut epoch) = (put.scheme, put.epoch);
     put.fields
         .parts
         .iter()
-        .map(|part| {
+        .enumerate()
+        .map(|(i, part)| {
+            if let Some(other) = others.next_if(|other| usize::from(other.first) == i) {
+                (scheme, epoch) = (other.scheme, other.epoch);
+            }
             let start = end;
             end = end.saturating_add(part.size);
+            let size = part.size;
             Span {
-                object: put.object.part(part.attempt),
                 start,
                 end,
+                spread: Placed {
+                    object: put.object.part(part.attempt),
+                    layout: Layout { scheme, size },
+                    epoch,
+                },
             }
         })
         .collect()
 }
 
-type Fetch = std::pin::Pin<Box<dyn Future<Output = Result<(Buf, usize, usize), VolumeError>>>>;
+type Fetch = std::pin::Pin<Box<dyn Future<Output = Result<Vec<Buf>, VolumeError>>>>;
 
 /// An object being read.
 pub struct Reader {
@@ -254,55 +271,7 @@ impl Store {
             self.link().tell(home, Request::Renew { object });
         }
     }
-
-    /// Bytes of a run from `offset` of the object or part on: the buffer, and where in it the bytes start and end.
-    async fn fetch_piece(
-        self,
-        object: ObjectId,
-        offset: u64,
-        end: u64,
-    ) -> Result<(Buf, usize, usize), VolumeError> {
-        let chunk = ChunkIndex((offset / CHUNK_SIZE as u64) as u32);
-        let in_chunk = (offset % CHUNK_SIZE as u64) as usize;
-        let segment = in_chunk / SEGMENT_SIZE;
-        let skip = in_chunk % SEGMENT_SIZE;
-        let left_in_run = usize::from(SEGMENTS_PER_RUN) - segment % usize::from(SEGMENTS_PER_RUN);
-        let wanted = (skip as u64 + (end - offset)).div_ceil(SEGMENT_SIZE as u64) as usize;
-        let segments_max = wanted.min(left_in_run) as u16;
-        let request = Request::Fetch {
-            shard: Shard {
-                object,
-                chunk,
-                role: Role(0),
-            },
-            segment: SegmentIndex(segment as u16),
-            segments_max,
-        };
-        let volume = self.link().map().volume_of_chunk(object, chunk);
-        match self.link().call(volume, request).await {
-            Ok(Reply::Fetched(f)) if f.count == segments_max => {
-                let stop = f.data.len().min(skip + (end - offset) as usize);
-                Ok((f.data, skip, stop))
-            }
-            Ok(_) => Err(VolumeError::Unreadable {
-                what: format!("part of object {object}"),
-            }),
-            // A version names these bytes, so they are not absent but lost from sight.
-            Err(VolumeError::Absent) => Err(VolumeError::Unreadable {
-                what: format!("shard of object {object}"),
-            }),
-            Err(e) => Err(e),
-        }
-    }
-
-    /// How many bytes a fetch at `offset` returns.
-    fn piece_len(offset: u64, end: u64) -> u64 {
-        let run = SEGMENT_SIZE as u64 * u64::from(SEGMENTS_PER_RUN);
-        (run - offset % run).min(end - offset)
-    }
 }
-
-const _: () = assert!(CHUNK_SIZE.is_multiple_of(SEGMENT_SIZE * SEGMENTS_PER_RUN as usize));
 
 impl ReadObject for Reader {
     fn info(&self) -> &ObjectInfo {
@@ -332,26 +301,25 @@ impl ReadObject for Reader {
             }
             Source::Chunks { spans, lease } => {
                 self.store.keep_lease(lease.object, &mut lease.renewed);
+                if let Some(buf) = self.ready.pop_front() {
+                    return Ok(Some(buf));
+                }
                 while self.at < self.end && self.ahead.len() < FETCHES_AHEAD {
                     // The span that holds the next byte; parts may be empty.
                     let span = spans[spans.partition_point(|span| span.end <= self.at)];
                     let at = self.at - span.start;
                     let end = self.end.min(span.end) - span.start;
-                    let fetch = self.store.clone().fetch_piece(span.object, at, end);
-                    self.at += Store::piece_len(at, end);
+                    let end = end.min(span.spread.layout.run_at(at).end);
+                    let fetch = span.spread.fetch(self.store.clone(), at, end);
+                    self.at = span.start + end;
                     self.ahead.push_back(Box::pin(fetch));
                 }
-                debug_assert!(self.ready.is_empty());
                 match self.ahead.next().await {
                     None => Ok(None),
                     Some(Err(e)) => Err(e.into()),
-                    Some(Ok((mut buf, start, stop))) => {
-                        if start > 0 {
-                            // Only the first piece of a range starts inside a segment.
-                            buf.copy_within(start..stop, 0);
-                        }
-                        buf.set_len(stop - start);
-                        Ok(Some(buf))
+                    Some(Ok(bufs)) => {
+                        self.ready = bufs.into();
+                        Ok(self.ready.pop_front())
                     }
                 }
             }

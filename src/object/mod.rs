@@ -17,9 +17,12 @@ use std::fmt;
 
 mod bucket;
 pub mod checksum;
+mod gather;
 mod get;
+mod layout;
 mod multipart;
 mod put;
+mod spread;
 mod store;
 #[cfg(test)]
 mod tests;

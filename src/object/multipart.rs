@@ -5,13 +5,11 @@
 //! the version's record: 15 bytes a part and its checksum, at most 460 KiB, which is what one more object to find, free
 //! and repair would be saved for (docs/architecture.md).
 
-use std::collections::BTreeSet;
-
 use md5::{Digest, Md5};
 use shard_format::{
-    Body as FormatBody, BucketId, CHUNK_SIZE, ChecksumType, CreateUpload, EndUpload,
-    MetadataRecord, ObjectChecksum, ObjectId, Part, PutPart, PutVersion, Scheme, UploadEnd,
-    VersionFields, VersionId,
+    Body as FormatBody, BucketId, ChecksumType, CreateUpload, EndUpload, MetadataRecord,
+    ObjectChecksum, ObjectId, Part, PartPlacement, PutPart, PutVersion, UploadEnd, VersionFields,
+    VersionId,
 };
 
 use super::{
@@ -20,7 +18,9 @@ use super::{
     UploadInfo, UploadedPart, UploadsPage, UploadsRequest,
     checksum::{self, Checksum, Kind},
     get::headers_of,
-    put::{condition_tag, fields_of, format_condition},
+    layout::Layout,
+    put::{StoredBody, condition_tag, fields_of, format_condition},
+    spread::Spread,
     store::etag_of,
 };
 use crate::{
@@ -258,10 +258,9 @@ impl Store {
         else {
             unreachable!("a beginning has an id")
         };
-        let mut volumes = BTreeSet::new();
-        let stored = self.store_body(object, body, &mut volumes).await;
-        let result = match stored {
-            Ok(md5) => {
+        let spread = Spread::new(self, object, size);
+        let result = match self.store_body(&spread, body).await {
+            Ok(StoredBody { md5, missing_roles }) => {
                 let checksum = body.checksum();
                 let part = PutPart {
                     bucket: bucket.id,
@@ -272,8 +271,9 @@ impl Store {
                     size,
                     md5,
                     modified_ms: rt::unix_ms(),
-                    scheme: Scheme::PLAIN,
-                    epoch: self.link().map().epoch,
+                    scheme: spread.layout.scheme,
+                    epoch: spread.epoch,
+                    missing_roles,
                     checksum: checksum.as_ref().map(|c| ObjectChecksum {
                         algorithm: c.algorithm.into(),
                         kind: ChecksumType::FullObject,
@@ -301,9 +301,7 @@ impl Store {
         };
         let result = result.map_err(|(e, unnamed)| {
             if unnamed {
-                for volume in volumes {
-                    self.link().tell(volume, Request::FreeObject { object });
-                }
+                spread.abandon();
             }
             e
         });
@@ -421,8 +419,30 @@ impl Store {
         let tag = condition_tag(&completion.condition);
         let chunks: u64 = chosen
             .iter()
-            .map(|part| part.size.div_ceil(CHUNK_SIZE as u64))
+            .map(|part| {
+                let (scheme, _) = part.placement();
+                let size = part.size;
+                u64::from(Layout { scheme, size }.chunks())
+            })
             .sum();
+        // Parts that came under another map or scheme than the first.
+        let (scheme, epoch) = chosen
+            .first()
+            .map_or((self.scheme(), self.link().map().epoch), |part| {
+                part.placement()
+            });
+        let mut last = (scheme, epoch);
+        let mut part_placements = Vec::new();
+        for (first, part) in (0..).zip(&chosen) {
+            let (scheme, epoch) = part.placement();
+            if std::mem::replace(&mut last, (scheme, epoch)) != (scheme, epoch) {
+                part_placements.push(PartPlacement {
+                    first,
+                    scheme,
+                    epoch,
+                });
+            }
+        }
         let modified_ms = rt::unix_ms();
         let raw: Vec<Option<Checksum>> = chosen
             .iter()
@@ -436,8 +456,8 @@ impl Store {
             size,
             etag: shard_format::Etag::Text(&printed),
             modified_ms,
-            scheme: Scheme::PLAIN,
-            epoch: self.link().map().epoch,
+            scheme,
+            epoch,
             owner: create.owner,
             condition: format_condition(&completion.condition, &tag),
             // An object of empty parts has no chunks, but an upload to free like any other.
@@ -467,6 +487,7 @@ impl Store {
                         },
                     })
                     .collect(),
+                part_placements,
                 ..create.fields
             },
         };

@@ -1,26 +1,24 @@
 //! Putting an object: bytes first, then the record that names them.
 
-use std::{collections::BTreeSet, pin::pin, task::Poll};
+use std::{pin::pin, rc::Rc, task::Poll};
 
-use futures_util::{StreamExt, future::join_all, poll, stream::FuturesUnordered};
+use futures_util::{StreamExt, poll, stream::FuturesUnordered};
 use shard_format::{
-    BLOCK_SIZE, BucketId, CHUNK_SIZE, ChecksumType, ChunkIndex, Condition as FormatCondition,
-    Etag as FormatEtag, ObjectChecksum, ObjectId, PutVersion, Role, SEGMENT_SIZE, Scheme,
-    SegmentEntry, SegmentIdentity, SegmentIndex, Transform, VersionFields, VersionId, segment_crc,
+    BucketId, ChecksumType, Condition as FormatCondition, Epoch, Etag as FormatEtag, MissingRoles,
+    ObjectChecksum, ObjectId, PutVersion, Scheme, VersionFields, VersionId,
 };
 
 use super::{
     Body, BucketInfo, Condition, Etag, ObjectHeaders, PUT_SIZE_MAX, PutDone, Store, StoreError,
     checksum::{Checksum, Kind},
+    spread::Spread,
 };
 use crate::{
-    limits::{INLINE_BODY_MAX, STORE_BYTES_MAX, STORES_IN_FLIGHT},
+    limits::{INLINE_BODY_MAX, STORES_IN_FLIGHT},
     link::{Reply, Request},
-    log::Segment,
-    md5::Md5,
+    md5::{Md5, Slice},
     placement::key_hash32,
     rt::{self, Buf, Task},
-    volume::VolumeError,
 };
 
 /// A buffer for the next bytes of a body. While it waits for one, the body holds none that others wait for.
@@ -83,6 +81,9 @@ impl Store {
             etag,
             checksum: body.checksum(),
             body: shard_format::Body::Inline(&buf[..]),
+            scheme: Scheme::PLAIN,
+            epoch: self.link().map().epoch,
+            missing_roles: Vec::new(),
         };
         self.commit_put(bucket, key, headers, condition, version)
             .await
@@ -105,17 +106,18 @@ impl Store {
         let Reply::Begun(object) = self.link().call(home, begin).await? else {
             unreachable!("a beginning has an object id")
         };
-        let mut volumes = BTreeSet::new();
-        let stored = self.store_body(object, body, &mut volumes).await;
-        let result = match stored {
-            Ok(etag) => {
-                let chunks = size.div_ceil(CHUNK_SIZE as u64) as u32;
+        let spread = Spread::new(self, object, size);
+        let result = match self.store_body(&spread, body).await {
+            Ok(stored) => {
                 let version = NewVersion {
                     object,
                     size,
-                    etag,
+                    etag: stored.md5,
                     checksum: body.checksum(),
-                    body: shard_format::Body::Chunks(chunks),
+                    body: shard_format::Body::Chunks(spread.layout.chunks()),
+                    scheme: spread.layout.scheme,
+                    epoch: spread.epoch,
+                    missing_roles: stored.missing_roles,
                 };
                 self.commit_put(bucket, key, headers, condition, version)
                     .await
@@ -128,11 +130,8 @@ impl Store {
             Err(e) => Err((e, true)),
         };
         let result = result.map_err(|(e, unnamed)| {
-            // Nothing was proposed, so nobody will ever name these shards.
             if unnamed {
-                for v in volumes {
-                    self.link().tell(v, Request::FreeObject { object });
-                }
+                spread.abandon();
             }
             e
         });
@@ -140,16 +139,15 @@ impl Store {
         result
     }
 
-    /// Streams the body to the volumes and makes it durable. Memory: [`STORES_IN_FLIGHT`] + 1 pieces. No byte is copied
-    /// between socket and drive.
+    /// Streams the body to the volumes and makes it durable. Memory: [`STORES_IN_FLIGHT`] + 1 runs, with their parity.
+    /// No byte is copied between socket and drive.
     pub(super) async fn store_body<B: Body>(
         &self,
-        object: ObjectId,
+        spread: &Rc<Spread>,
         body: &mut B,
-        volumes: &mut BTreeSet<u16>,
-    ) -> Result<[u8; 16], StoreError> {
+    ) -> Result<StoredBody, StoreError> {
         let mut in_flight = FuturesUnordered::new();
-        let stored = self.feed(object, body, volumes, &mut in_flight).await;
+        let stored = self.feed(spread, body, &mut in_flight).await;
         // Whatever happened: what was sent to a volume has arrived when this returns, and not after it is freed.
         let mut failed = None;
         while let Some(done) = in_flight.next().await {
@@ -159,93 +157,51 @@ impl Store {
         }
         let md5 = stored?;
         if let Some(e) = failed {
-            return Err(e.into());
+            return Err(e);
         }
         // Signatures and checksums of the whole, before anything can become visible.
         body.finish().await?;
-        let link = self.link();
-        for synced in join_all(volumes.iter().map(|v| link.call(*v, Request::SyncShards))).await {
-            synced?;
-        }
-        Ok(md5)
+        let missing_roles = spread.flush().await?;
+        Ok(StoredBody { md5, missing_roles })
     }
 
-    /// Sends the body to the volumes; the last pieces are under way when it returns.
+    /// Sends the body to the volumes; the last runs are under way when it returns.
     async fn feed<B: Body>(
         &self,
-        object: ObjectId,
+        spread: &Rc<Spread>,
         body: &mut B,
-        volumes: &mut BTreeSet<u16>,
-        in_flight: &mut FuturesUnordered<Task<Result<Reply, VolumeError>>>,
+        in_flight: &mut FuturesUnordered<Task<Result<(), StoreError>>>,
     ) -> Result<[u8; 16], StoreError> {
         let size = body.length();
-        let link = self.link();
         let mut md5 = Md5::new();
         let mut offset = 0u64;
         let mut renewed = rt::now();
         while offset < size {
-            let want = (size - offset).min(STORE_BYTES_MAX as u64) as usize;
-            let buf = room(body, want.next_multiple_of(BLOCK_SIZE)).await;
-            let (mut buf, end) = body.fill(buf, 0, want).await?;
-            if end != want {
-                return Err(StoreError::Body(super::BodyError::Incomplete));
+            let run = spread.layout.run_at(offset);
+            let memory = room(body, spread.memory(&run)).await;
+            let mut bufs = spread.cut(&run, memory);
+            let slices = spread.slices(&run);
+            for Slice { buf, range } in &slices {
+                let into = std::mem::replace(&mut bufs[*buf], Buf::empty());
+                let (filled, end) = body.fill(into, range.start, range.end).await?;
+                bufs[*buf] = filled;
+                if end != range.end {
+                    return Err(StoreError::Body(super::BodyError::Incomplete));
+                }
             }
-            buf.set_len(want.next_multiple_of(BLOCK_SIZE));
-            buf[want..].fill(0);
-            (md5, buf) = self.hashing().update(md5, buf, want).await;
-            let chunk = ChunkIndex((offset / CHUNK_SIZE as u64) as u32);
-            let first = (offset % CHUNK_SIZE as u64) as usize / SEGMENT_SIZE;
-            let segments = self.describe(object, chunk, first, &buf[..want]);
-            let volume = link.map().volume_of_chunk(object, chunk);
-            volumes.insert(volume);
+            (md5, bufs) = self.hashing().update_slices(md5, bufs, slices).await;
             if in_flight.len() == STORES_IN_FLIGHT
                 && let Some(done) = in_flight.next().await
             {
                 done?;
             }
-            // A task of its own: a piece that waits for us to look at it holds memory that we may be waiting for.
-            let (to, data) = (link.clone(), buf);
-            in_flight.push(rt::spawn(async move {
-                to.call(volume, Request::Store { segments, data }).await
-            }));
-            offset += want as u64;
-            self.keep_lease(object, &mut renewed);
+            // A task of its own: a run that waits for us to look at it holds memory that we may be waiting for.
+            let to = spread.clone();
+            in_flight.push(rt::spawn(async move { to.store(run, bufs).await }));
+            offset = run.end;
+            self.keep_lease(spread.object, &mut renewed);
         }
         Ok(md5.finish())
-    }
-
-    fn describe(
-        &self,
-        object: ObjectId,
-        chunk: ChunkIndex,
-        first: usize,
-        bytes: &[u8],
-    ) -> Vec<Segment> {
-        let epoch = self.link().map().epoch;
-        bytes
-            .chunks(SEGMENT_SIZE)
-            .enumerate()
-            .map(|(i, stored)| {
-                let segment = SegmentIndex((first + i) as u16);
-                let identity = SegmentIdentity {
-                    object,
-                    chunk,
-                    segment,
-                    role: Role(0),
-                };
-                Segment {
-                    entry: SegmentEntry {
-                        identity,
-                        scheme: Scheme::PLAIN,
-                        epoch,
-                    },
-                    transform: Transform::None,
-                    logical_len: stored.len() as u32,
-                    stored_len: stored.len() as u32,
-                    crc: segment_crc(&identity, stored),
-                }
-            })
-            .collect()
     }
 
     async fn commit_put(
@@ -266,8 +222,8 @@ impl Store {
             size: version.size,
             etag: FormatEtag::Md5(version.etag),
             modified_ms,
-            scheme: Scheme::PLAIN,
-            epoch: self.link().map().epoch,
+            scheme: version.scheme,
+            epoch: version.epoch,
             owner: &headers.owner,
             condition: format_condition(&condition, &tag),
             body: version.body,
@@ -277,6 +233,7 @@ impl Store {
                     kind: ChecksumType::FullObject,
                     value: c.bytes(),
                 }),
+                missing_roles: version.missing_roles,
                 ..fields_of(headers)
             },
         };
@@ -298,6 +255,15 @@ struct NewVersion<'a> {
     etag: [u8; 16],
     checksum: Option<Checksum>,
     body: shard_format::Body<'a>,
+    scheme: Scheme,
+    epoch: Epoch,
+    missing_roles: Vec<MissingRoles>,
+}
+
+/// A body whose shards are durable.
+pub(super) struct StoredBody {
+    pub md5: [u8; 16],
+    pub missing_roles: Vec<MissingRoles>,
 }
 
 /// An entity tag as the format has it; `text` is the printed tag.

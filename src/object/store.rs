@@ -1,9 +1,13 @@
 //! One core's door to all objects: which volume is asked for what.
 
-use std::{cell::Cell, rc::Rc};
+use std::{
+    cell::{Cell, RefCell},
+    collections::BTreeMap,
+    rc::Rc,
+};
 
 use futures_util::future::join_all;
-use shard_format::{BucketId, Hlc, MetadataRecord, ObjectId, PgId};
+use shard_format::{BucketId, Hlc, MetadataRecord, ObjectId, PgId, Scheme};
 
 use super::{
     Body, BucketInfo, Completion, Condition, Etag, ListEntry, ListPage, ListRequest, ListedObject,
@@ -12,6 +16,7 @@ use super::{
     put::{condition_tag, format_condition},
 };
 use crate::{
+    erasure::Codec,
     limits::LIST_KEYS_MAX,
     link::{Link, Reply, Request},
     md5::Hashing,
@@ -58,6 +63,10 @@ impl From<Refusal> for StoreError {
 struct Inner {
     link: Link,
     hashing: Hashing,
+    /// Of new objects.
+    scheme: Cell<Scheme>,
+    codecs: RefCell<BTreeMap<Scheme, Rc<Codec>>>,
+    runs_rebuilt: Cell<u64>,
     /// Orders object ids made on this core in one millisecond.
     last_hlc: Cell<u64>,
     draining: Cell<bool>,
@@ -69,10 +78,13 @@ struct Inner {
 pub struct Store(Rc<Inner>);
 
 impl Store {
-    pub fn new(link: Link) -> Store {
+    pub fn new(link: Link, scheme: Scheme) -> Store {
         Store(Rc::new(Inner {
             link,
             hashing: Hashing::new(),
+            scheme: Cell::new(scheme),
+            codecs: RefCell::default(),
+            runs_rebuilt: Cell::new(0),
             last_hlc: Cell::new(0),
             draining: Cell::new(false),
             part_size_min: Cell::new(PART_SIZE_MIN),
@@ -86,6 +98,26 @@ impl Store {
     /// The MD5s of this core's uploads.
     pub(super) fn hashing(&self) -> &Hashing {
         &self.0.hashing
+    }
+
+    pub fn scheme(&self) -> Scheme {
+        self.0.scheme.get()
+    }
+
+    /// This core's arithmetic of a scheme.
+    pub(super) fn codec(&self, scheme: Scheme) -> Rc<Codec> {
+        let mut codecs = self.0.codecs.borrow_mut();
+        let codec = codecs.entry(scheme);
+        codec.or_insert_with(|| Rc::new(Codec::new(scheme))).clone()
+    }
+
+    /// Runs that were read with the help of parity.
+    pub fn runs_rebuilt(&self) -> u64 {
+        self.0.runs_rebuilt.get()
+    }
+
+    pub(super) fn count_rebuilt(&self) {
+        self.0.runs_rebuilt.set(self.runs_rebuilt() + 1);
     }
 
     /// No longer ready: the health check says so while requests under way finish.

@@ -43,7 +43,6 @@ impl Body for Bytes {
         upto: usize,
     ) -> Result<(Buf, usize), BodyError> {
         let count = (upto - at).min(self.bytes.len() - self.at);
-        buf.set_len(at + count);
         buf[at..at + count].copy_from_slice(&self.bytes[self.at..self.at + count]);
         self.at += count;
         Ok((buf, at + count))

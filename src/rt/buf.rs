@@ -21,7 +21,7 @@ use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering, fence};
 use std::sync::{Arc, OnceLock};
 use std::task::Poll;
 
-use super::executor::{Remote, with_core};
+use super::executor::{Core, Remote, with_core};
 use super::sync::Waiters;
 
 /// The smallest buffer: one block of the format, so that every buffer is good for O_DIRECT.
@@ -274,6 +274,19 @@ impl Lists {
         self.state[block as usize] = order as u8;
         self.free_blocks -= 1 << order;
         Some(block)
+    }
+
+    /// Makes the allocated block two to the `by` blocks.
+    fn split(&mut self, block: u32, by: usize) {
+        let order = usize::from(self.state[block as usize]);
+        assert!(
+            order < ORDERS && by <= order,
+            "a block in use, large enough"
+        );
+        let small = order - by;
+        for i in 0..1 << by {
+            self.state[block as usize + (i << small)] = small as u8;
+        }
     }
 
     fn free(&mut self, block: u32) {
@@ -571,6 +584,58 @@ impl Buf {
             capacity,
             home: Home::Heap,
         }
+    }
+
+    /// Cuts the memory into pieces of `len` bytes each, in order: as many as fit, the rest is free. `len` must be a
+    /// power of two, at least [`BUF_SIZE_MIN`]. On the core whose pool the buffer is of; no byte moves.
+    pub fn split(self, len: usize) -> Vec<Buf> {
+        assert!(
+            len.is_power_of_two() && len >= BUF_SIZE_MIN,
+            "{len} is no size of a buffer"
+        );
+        if self.capacity <= len {
+            assert_eq!(self.capacity, len, "a piece is no larger than the whole");
+            return vec![self];
+        }
+        let Home::Arena { arena, block } = &self.home else {
+            // Outside a core: memory of its own for each piece.
+            let mut whole = self;
+            let pieces = whole.whole_mut().chunks_exact(len);
+            return pieces
+                .map(|bytes| {
+                    let mut piece = Buf::heap(len);
+                    piece.copy_from_slice(bytes);
+                    piece
+                })
+                .collect();
+        };
+        let count = self.capacity / len;
+        with_core(|core| {
+            let pool = core
+                .map(Core::pool)
+                .filter(|pool| pool.arena.id == arena.id);
+            let pool = pool.expect("a buffer is split at home");
+            pool.lists
+                .borrow_mut()
+                .split(*block, count.ilog2() as usize);
+        });
+        let pieces = (0..count)
+            .map(|i| Buf {
+                // SAFETY: the piece lies within the block.
+                ptr: unsafe { self.ptr.add(i * len) },
+                len,
+                capacity: len,
+                home: Home::Arena {
+                    arena: arena.clone(),
+                    block: *block + (i * len / BUF_SIZE_MIN) as u32,
+                },
+            })
+            .collect();
+        // The pieces own the memory now.
+        let this = std::mem::ManuallyDrop::new(self);
+        // SAFETY: the home is moved out of what is never dropped.
+        drop(unsafe { std::ptr::read(&this.home) });
+        pieces
     }
 
     /// A buffer without memory: length and capacity 0.

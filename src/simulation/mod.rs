@@ -208,6 +208,7 @@ impl Scenario {
             index_headroom: 0,
             segment_file_length: Some(self.file_length),
             record_cache_bytes: self.record_cache_bytes,
+            scheme: shard_format::Scheme::PLAIN,
         }
     }
 

@@ -84,7 +84,6 @@ impl Body for Bytes {
     ) -> Result<(Buf, usize), BodyError> {
         let count = (upto - at).min(self.bytes.len() - self.at);
         rt::yield_now().await;
-        buf.set_len(at + count);
         buf[at..at + count].copy_from_slice(&self.bytes[self.at..self.at + count]);
         self.at += count;
         Ok((buf, at + count))

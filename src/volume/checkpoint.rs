@@ -17,8 +17,8 @@ use crate::{
 const INDEX_RESERVE: u64 = 8 * 1024 * 1024;
 
 /// Of positions and of the values of every table: an index of another layout is rebuilt. 2: the objects table says whose
-/// an object is, and there are uploads.
-const POSITION_VERSION: u8 = 2;
+/// an object is, and there are uploads. 3: parts have a scheme and an epoch.
+const POSITION_VERSION: u8 = 3;
 const POSITION_KEY: &[u8] = b"position";
 
 pub(super) fn due(index: &Index) -> bool {

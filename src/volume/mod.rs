@@ -39,7 +39,7 @@ use shard_format::{
 use self::records::Records;
 pub use self::{
     recover::{ACCEPTED_LOSSES_BYTES_MAX, Recovery, read_accepted_losses},
-    shards::{Fetched, SEGMENTS_PER_RUN, Shard},
+    shards::{Fetched, Shard, segments_per_run},
 };
 use crate::{
     index::{Index, IndexError, StoreKind},
@@ -497,14 +497,14 @@ impl Volume {
         Ok(self.0.log.sync(Head::Bulk).await?)
     }
 
-    /// Whole segments of a shard from `segment` on, at most `segments_max` and at most to the end of their run.
+    /// Whole segments of a shard from `segment` on, as many as `buf` has room for, at most to the end of their run.
     pub async fn fetch(
         &self,
         shard: Shard,
         segment: SegmentIndex,
-        segments_max: u16,
+        buf: Buf,
     ) -> Result<Fetched, VolumeError> {
-        let result = shards::fetch(&self.view(), shard, segment, segments_max).await;
+        let result = shards::fetch(&self.view(), shard, segment, buf).await;
         if matches!(result, Err(VolumeError::Unreadable { .. })) {
             self.count(|c| c.checksum_failures += 1);
         }

@@ -320,7 +320,7 @@ impl Volume {
                 }
                 Found::Segment { segment, extent } => {
                     let store = self.view();
-                    if !shards::is_live(&store, &segment.entry.identity, extent) {
+                    if !shards::is_live(&store, &segment.entry, extent) {
                         at += 1;
                         continue;
                     }
@@ -417,14 +417,8 @@ impl Volume {
             + (start.length as usize).next_multiple_of(shard_format::BLOCK_SIZE) as u32;
         let mut next = at + 1;
         while let Some(Found::Segment { segment, extent }) = found.get(next) {
-            let (a, b) = (
-                &segment.entry.identity,
-                &segments.last().expect("not empty").entry.identity,
-            );
-            let same = (a.object, a.chunk, a.role) == (b.object, b.chunk, b.role)
-                && a.segment.0 == b.segment.0 + 1
-                && a.segment.0 % shards::SEGMENTS_PER_RUN != 0
-                && extent.offset == end;
+            let last = &segments.last().expect("not empty").entry;
+            let same = shards::continues_run(last, &segment.entry) && extent.offset == end;
             if !same {
                 break;
             }

@@ -1,7 +1,7 @@
 //! The shards table: where the segments of each shard lie on this volume.
 //!
-//! Segments are stored in runs of [`SEGMENTS_PER_RUN`] (the last of a chunk may be shorter); a run is written in one
-//! piece and moves in one piece.
+//! Segments are stored in runs of [`segments_per_run`] (the last of a chunk may be shorter); a run is written in one
+//! piece and moves in one piece. The runs of all roles cover the same bytes of the object, some 1 MiB of it.
 //!
 //! ```text
 //! key    object id 16 | chunk u32 BE | role u8 | run u16 BE
@@ -13,9 +13,10 @@
 //! that bytes of another segment never pass.
 
 use shard_format::{
-    BLOCK_SIZE, ChunkIndex, FileNumber, Generation, Lsn, ObjectId, Role, SEGMENT_SIZE,
-    SegmentIdentity, SegmentIndex, Transform, segment_crc,
+    BLOCK_SIZE, ChunkIndex, FileNumber, Generation, Lsn, ObjectId, Role, SEGMENT_SIZE, Scheme,
+    SegmentEntry, SegmentIdentity, SegmentIndex, Transform, segment_crc,
 };
+use smallvec::SmallVec;
 
 use super::{Store, VolumeError};
 use crate::{
@@ -25,8 +26,15 @@ use crate::{
     rt::Buf,
 };
 
-/// Segments of one run: what one store request carries.
-pub const SEGMENTS_PER_RUN: u16 = (STORE_BYTES_MAX / SEGMENT_SIZE) as u16;
+/// The most segments of one run: what one store request carries.
+const RUN_SEGMENTS_MAX: u16 = (STORE_BYTES_MAX / SEGMENT_SIZE) as u16;
+
+/// Segments of one run of a shard: rows of stripes whose data is [`STORE_BYTES_MAX`] at most. A power of two, so that
+/// memory for a run has no rest.
+pub const fn segments_per_run(scheme: Scheme) -> u16 {
+    let rows = RUN_SEGMENTS_MAX / scheme.k as u16;
+    if rows == 0 { 1 } else { 1 << rows.ilog2() }
+}
 
 /// One column of a chunk.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -34,6 +42,8 @@ pub struct Shard {
     pub object: ObjectId,
     pub chunk: ChunkIndex,
     pub role: Role,
+    /// Of the object; all its shards have the same.
+    pub scheme: Scheme,
 }
 
 impl Shard {
@@ -45,15 +55,30 @@ impl Shard {
             role: self.role,
         }
     }
+
+    /// The run that holds a segment, and the segment's place in it.
+    fn place(&self, segment: SegmentIndex) -> (u16, u16) {
+        let count = segments_per_run(self.scheme);
+        (segment.0 / count, segment.0 % count)
+    }
 }
 
-fn shard_of(s: &Segment) -> Shard {
-    let i = &s.entry.identity;
+fn shard_of(entry: &SegmentEntry) -> Shard {
+    let i = &entry.identity;
     Shard {
         object: i.object,
         chunk: i.chunk,
         role: i.role,
+        scheme: entry.scheme,
     }
+}
+
+/// Whether `next` goes on the run that `last` is of.
+pub(super) fn continues_run(last: &SegmentEntry, next: &SegmentEntry) -> bool {
+    let shard = shard_of(last);
+    shard == shard_of(next)
+        && last.identity.segment.0.checked_add(1) == Some(next.identity.segment.0)
+        && shard.place(next.identity.segment).1 != 0
 }
 
 const KEY_SIZE: usize = 16 + 4 + 1 + 2;
@@ -112,7 +137,7 @@ impl RunValue {
 
     fn decode(bytes: &[u8]) -> Option<RunValue> {
         let (head, places) = bytes.split_at_checked(HEAD_SIZE)?;
-        if places.len() % PLACE_SIZE != 0 || places.len() / PLACE_SIZE > SEGMENTS_PER_RUN as usize {
+        if places.len() % PLACE_SIZE != 0 || places.len() / PLACE_SIZE > RUN_SEGMENTS_MAX as usize {
             return None;
         }
         let u32_at =
@@ -161,20 +186,11 @@ impl RunValue {
 
 /// Panics if the segments are not one run: a bug in the caller, found before anything is written.
 pub(super) fn check_run(segments: &[Segment]) {
-    let first = segments.first().expect("a run has a segment");
-    let run = first.entry.identity.segment.0 / SEGMENTS_PER_RUN;
-    assert_eq!(
-        first.entry.identity.segment.0 % SEGMENTS_PER_RUN,
-        0,
-        "a run starts at its first segment"
-    );
-    for (i, s) in segments.iter().enumerate() {
-        assert_eq!(shard_of(s), shard_of(first));
-        assert_eq!(
-            s.entry.identity.segment.0,
-            first.entry.identity.segment.0 + i as u16
-        );
-        assert_eq!(s.entry.identity.segment.0 / SEGMENTS_PER_RUN, run);
+    let first = &segments.first().expect("a run has a segment").entry;
+    let (_, place) = shard_of(first).place(first.identity.segment);
+    assert_eq!(place, 0, "a run starts at its first segment");
+    for pair in segments.windows(2) {
+        assert!(continues_run(&pair[0].entry, &pair[1].entry), "one run");
     }
 }
 
@@ -182,25 +198,24 @@ pub(super) fn check_run(segments: &[Segment]) {
 pub(super) fn runs(segments: &[(Segment, Extent, Lsn)]) -> Vec<Run> {
     let mut runs: Vec<Run> = Vec::new();
     for (s, extent, lsn) in segments {
-        let shard = shard_of(s);
-        let index = s.entry.identity.segment.0;
-        let run = index / SEGMENTS_PER_RUN;
+        let shard = shard_of(&s.entry);
+        let (run, index) = shard.place(s.entry.identity.segment);
         let place = SegmentPlace {
             stored_len: s.stored_len,
             logical_len: s.logical_len,
             crc: s.crc,
             transform: s.transform,
         };
-        let joins = index % SEGMENTS_PER_RUN != 0
+        let joins = index != 0
             && runs.last().is_some_and(|r| {
                 r.shard == shard
                     && r.run == run
-                    && r.value.segments.len() == usize::from(index % SEGMENTS_PER_RUN)
+                    && r.value.segments.len() == usize::from(index)
                     && r.value.file == extent.file
             });
         if joins {
             runs.last_mut().expect("checked").value.segments.push(place);
-        } else if index % SEGMENTS_PER_RUN == 0 {
+        } else if index == 0 {
             runs.push(Run {
                 shard,
                 run,
@@ -250,15 +265,12 @@ pub(super) fn relocate(store: &Store<'_>, run: &Run) {
 }
 
 /// Whether the index points at this very copy of the run that `segment` belongs to.
-pub(super) fn is_live(store: &Store<'_>, identity: &SegmentIdentity, extent: &Extent) -> bool {
-    let shard = Shard {
-        object: identity.object,
-        chunk: identity.chunk,
-        role: identity.role,
-    };
-    current(store, &shard, identity.segment.0 / SEGMENTS_PER_RUN).is_some_and(|v| {
+pub(super) fn is_live(store: &Store<'_>, entry: &SegmentEntry, extent: &Extent) -> bool {
+    let shard = shard_of(entry);
+    let (run, place) = shard.place(entry.identity.segment);
+    current(store, &shard, run).is_some_and(|v| {
         v.file == extent.file && v.generation == extent.generation && {
-            let skip = usize::from(identity.segment.0 % SEGMENTS_PER_RUN);
+            let skip = usize::from(place);
             let before: u32 = v
                 .segments
                 .iter()
@@ -343,26 +355,26 @@ pub(super) fn objects(
     }
 }
 
-/// Segments as they were asked for: logical bytes, verified.
+/// Segments as they were asked for, verified.
 pub struct Fetched {
-    /// `data[..length]` are the logical bytes of `count` segments.
+    /// The memory that the request brought: segment after segment, each padded to a block.
     pub data: Buf,
-    pub count: u16,
+    /// Logical bytes of each.
+    pub lengths: SmallVec<[u32; RUN_SEGMENTS_MAX as usize]>,
 }
 
-/// Reads segments from `segment` on, at most `segments_max`, at most to the end of the run. One read, no copy.
+/// Reads segments from `segment` on into `buf`, as many as fit, at most to the end of the run. One read, no copy.
 pub(super) async fn fetch(
     store: &Store<'_>,
     shard: Shard,
     segment: SegmentIndex,
-    segments_max: u16,
+    buf: Buf,
 ) -> Result<Fetched, VolumeError> {
-    let skip = usize::from(segment.0 % SEGMENTS_PER_RUN);
-    let found = store.index.get(
-        Table::Shards,
-        &key(&shard, segment.0 / SEGMENTS_PER_RUN),
-        RunValue::decode,
-    )?;
+    let (run, skip) = shard.place(segment);
+    let skip = usize::from(skip);
+    let found = store
+        .index
+        .get(Table::Shards, &key(&shard, run), RunValue::decode)?;
     let value = match found {
         None => return Err(VolumeError::Absent),
         Some(None) => {
@@ -372,17 +384,21 @@ pub(super) async fn fetch(
         }
         Some(Some(v)) => v,
     };
+    let pad = |s: &SegmentPlace| (s.stored_len as usize).next_multiple_of(BLOCK_SIZE);
+    let mut length = 0;
     let places: Vec<SegmentPlace> = value
         .segments
         .iter()
         .skip(skip)
-        .take(usize::from(segments_max))
         .copied()
+        .take_while(|place| {
+            length += pad(place);
+            length <= buf.capacity()
+        })
         .collect();
-    if places.is_empty() {
+    if value.segments.len() <= skip {
         return Err(VolumeError::Absent);
     }
-    let pad = |s: &SegmentPlace| (s.stored_len as usize).next_multiple_of(BLOCK_SIZE);
     let before: usize = value.segments.iter().take(skip).map(pad).sum();
     let length: usize = places.iter().map(pad).sum();
     let extent = Extent {
@@ -397,10 +413,10 @@ pub(super) async fn fetch(
             what: format!("segment file {} is gone", extent.file),
         });
     };
-    let (mut data, at) = pin.read(extent.offset, extent.length).await?;
-    debug_assert_eq!(at, 0, "segments start at a block");
+    let (result, data) = pin.read_into(buf, extent.offset, extent.length).await;
+    result?;
     let mut offset = 0;
-    let mut logical = 0;
+    let mut lengths = SmallVec::new();
     for (i, place) in places.iter().enumerate() {
         if place.transform != Transform::None {
             return Err(VolumeError::Unreadable {
@@ -412,22 +428,17 @@ pub(super) async fn fetch(
         if segment_crc(&identity, stored) != place.crc && !crate::planted!("ignore-checksum") {
             return Err(VolumeError::Unreadable {
                 what: format!(
-                    "checksum of segment {} of chunk {} at {}:{}",
+                    "checksum of segment {} of chunk {}, role {}, at {}:{}",
                     identity.segment,
                     shard.chunk,
+                    shard.role,
                     extent.file,
                     extent.offset as usize + offset
                 ),
             });
         }
-        // Only the last segment of a shard is shorter than a segment, so the logical bytes are contiguous.
-        debug_assert!(place.logical_len as usize == SEGMENT_SIZE || i + 1 == places.len());
-        logical += place.logical_len as usize;
+        lengths.push(place.logical_len);
         offset += pad(place);
     }
-    data.set_len(logical);
-    Ok(Fetched {
-        data,
-        count: places.len() as u16,
-    })
+    Ok(Fetched { data, lengths })
 }

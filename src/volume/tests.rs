@@ -81,6 +81,7 @@ impl Drive {
                 index_kind: StoreKind::Twin,
                 index_headroom: 0,
                 segment_file_length: Some(FILE_LENGTH),
+                scheme: shard_format::Scheme::PLAIN,
                 record_cache_bytes: 0,
             };
             let layout = node::prepare(Path::new("/drive"), VOLUMES, &settings)

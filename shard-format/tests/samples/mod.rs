@@ -116,16 +116,21 @@ pub fn payload(len: usize, seed: u32) -> Vec<u8> {
 /// stays; records that came later make a batch of their own.
 pub fn commit_batches<'a>() -> Vec<(&'static str, Vec<MetadataRecord<'a>>, Vec<VolumeRecord>)> {
     let mut commands: Vec<_> = metadata_records().into_iter().map(|(_, r)| r).collect();
-    let uploads = commands.split_off(FIRST_RECORDS);
+    let mut uploads = commands.split_off(FIRST_RECORDS);
+    let spread = uploads.split_off(UPLOAD_RECORDS);
     let facts = volume_records().into_iter().map(|(_, r)| r).collect();
     vec![
         ("batch_commit", commands, facts),
         ("batch_uploads", uploads, Vec::new()),
+        ("batch_spread", spread, Vec::new()),
     ]
 }
 
 /// Of [`metadata_records`], those that the format began with.
 const FIRST_RECORDS: usize = 11;
+
+/// Of those behind them, the first that uploads came with.
+const UPLOAD_RECORDS: usize = 5;
 
 /// One batch of all there are.
 pub fn commit_batch() -> Vec<u8> {
@@ -263,6 +268,11 @@ fn page_table(n: u8) -> PageTable {
 
 /// A command of every type and form, with the name of its golden file.
 pub fn metadata_records<'a>() -> Vec<(&'static str, MetadataRecord<'a>)> {
+    let spread = Scheme {
+        k: 4,
+        m: 2,
+        codec: Scheme::CODEC_CAUCHY_8,
+    };
     let every_field = VersionFields {
         content_type: Some(b"image/jpeg"),
         content_encoding: Some(b"gzip"),
@@ -303,6 +313,7 @@ pub fn metadata_records<'a>() -> Vec<(&'static str, MetadataRecord<'a>)> {
         ],
         website_redirect: Some(b"/elsewhere"),
         parts: Vec::new(),
+        part_placements: Vec::new(),
     };
     let upload = ObjectId::of_upload(0x0102_0304, Hlc::new(1_700_000_000_001, 9));
     let parts = vec![
@@ -317,6 +328,20 @@ pub fn metadata_records<'a>() -> Vec<(&'static str, MetadataRecord<'a>)> {
             attempt: 1,
             size: 0,
             checksum: &[5, 6, 7, 8],
+        },
+    ];
+    let spread_parts = vec![
+        Part {
+            number: 1,
+            attempt: 1,
+            size: 5 << 20,
+            checksum: &[],
+        },
+        Part {
+            number: 2,
+            attempt: 2,
+            size: 0,
+            checksum: &[],
         },
     ];
     let put_bucket = PutBucket {
@@ -448,6 +473,7 @@ pub fn metadata_records<'a>() -> Vec<(&'static str, MetadataRecord<'a>)> {
                     kind: ChecksumType::FullObject,
                     value: &[1, 2, 3, 4],
                 }),
+                missing_roles: Vec::new(),
             }),
         ),
         (
@@ -484,7 +510,85 @@ pub fn metadata_records<'a>() -> Vec<(&'static str, MetadataRecord<'a>)> {
                 end: UploadEnd::Forgotten,
             }),
         ),
+        (
+            "put_part_missing_roles",
+            MetadataRecord::PutPart(PutPart {
+                bucket: BucketId(42),
+                key: b"k",
+                upload,
+                number: 7,
+                object: upload.part(5),
+                size: 5 << 20,
+                md5: sixteen(0xC0),
+                modified_ms: 1_700_000_000_321,
+                scheme: spread,
+                epoch: Epoch(18),
+                checksum: None,
+                missing_roles: vec![
+                    MissingRoles {
+                        chunk: ChunkIndex(0),
+                        roles: 0b10_0001,
+                    },
+                    MissingRoles {
+                        chunk: ChunkIndex(3),
+                        roles: 1,
+                    },
+                ],
+            }),
+        ),
+        (
+            "complete_upload_spread_twice",
+            MetadataRecord::PutVersion(PutVersion {
+                version: VersionId::Null,
+                object: upload,
+                size: 5 << 20,
+                etag: Etag::Text("c0c1c2c3c4c5c6c7c8c9cacbcccdcecf-2"),
+                body: Body::Chunks(1),
+                fields: VersionFields {
+                    parts: spread_parts,
+                    part_placements: vec![PartPlacement {
+                        first: 1,
+                        scheme: spread,
+                        epoch: Epoch(18),
+                    }],
+                    ..VersionFields::default()
+                },
+                ..put_version()
+            }),
+        ),
     ]
+}
+
+/// Two drives, of which one is away at the second epoch.
+pub fn cluster_map() -> ClusterMap {
+    let drive = |n: u8, state| MapDrive {
+        drive: DriveId(sixteen(n)),
+        first_volume: u16::from(n / 16) * 2,
+        volume_count: 2,
+        state,
+        capacity: (1 << 40) + u64::from(n),
+    };
+    let epoch = |epoch, k, state| MapEpoch {
+        epoch: Epoch(epoch),
+        began_ms: 1_700_000_000_000,
+        scheme: Scheme {
+            k,
+            m: 1,
+            codec: Scheme::CODEC_CAUCHY_8,
+        },
+        drives: vec![
+            drive(0x00, DriveState::InUse),
+            drive(0x10, DriveState::InUse),
+            drive(0x20, state),
+        ],
+    };
+    ClusterMap {
+        cluster: ClusterId(sixteen(0x10)),
+        epochs: vec![
+            epoch(1, 2, DriveState::InUse),
+            epoch(4, 1, DriveState::Away),
+        ],
+    }
 }
 
 /// A local fact of every type, with the name of its golden file.
