@@ -7,6 +7,7 @@
 //! | `listing` | pages of 1,000 keys of 1 M keys, under delimiters and after deletes | a page of 10 k keys |
 //! | `restart` | process start to the first object read, after a stop and after a kill | an empty store |
 //! | `checkpoint` | writing the index's memory table, and what the core feels of it | 10 k keys |
+//! | `codec` | encoding stripes and rebuilding a segment | two crates, ISA-L where there is one, memcpy |
 //! | `md5` | entity tags of many uploads at once | the md-5 crate, memcpy |
 //! | `reclaim` | emptying files of overwritten small records | their own bytes |
 //!
@@ -14,8 +15,10 @@
 //! folded into a hash that is printed, so that no work can be optimised away.
 
 mod checkpoint;
+mod codec;
 mod fill;
 mod fio;
+mod isal;
 mod listing;
 mod log;
 mod md5;
@@ -49,6 +52,8 @@ enum Command {
     Restart(restart::Options),
     /// Cost of an index checkpoint
     Checkpoint(checkpoint::Options),
+    /// Erasure codes, against two crates, ISA-L and memcpy
+    Codec(codec::Options),
     /// MD5 of 1 to 32 uploads at once, against the md-5 crate and memcpy
     Md5(md5::Options),
     /// Cost of giving back the space of overwritten records
@@ -95,6 +100,7 @@ fn main() -> ExitCode {
         Command::Listing(options) => listing::run(&options),
         Command::Restart(options) => restart::run(&options),
         Command::Checkpoint(options) => checkpoint::run(&options),
+        Command::Codec(options) => codec::run(&options),
         Command::Md5(options) => md5::run(&options),
         Command::Reclaim(options) => reclaim::run(&options),
         Command::Phase(phase) => restart::run_phase(&phase),

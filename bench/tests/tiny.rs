@@ -98,6 +98,23 @@ fn md5() {
 }
 
 #[test]
+fn codec() {
+    let sizes = ["--segment", "192", "--bytes", "1000", "--runs", "1"];
+    let text = run("codec", &[&["codec", "--kernels"][..], &sizes].concat());
+    assert!(text.contains("(8,4)") && text.contains("scalar"), "{text}");
+}
+
+#[test]
+fn codec_without_isal() {
+    let sizes = ["--segment", "64", "--bytes", "1000", "--runs", "1"];
+    let text = run(
+        "codec_without_isal",
+        &[&["codec", "--libisal", "/no/libisal"][..], &sizes].concat(),
+    );
+    assert!(text.contains("ISA-L: absent"), "{text}");
+}
+
+#[test]
 fn reclaim() {
     let text = run("reclaim", &["reclaim", "--keys", "2000", "--rounds", "2"]);
     assert!(text.contains("segment files at the end"), "{text}");

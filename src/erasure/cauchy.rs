@@ -62,21 +62,26 @@ impl Cauchy {
         for (role, segment) in have {
             sources[rank(have_bits, *role)] = segment;
         }
-        let mut rows = Rows::new();
         let mut patterns = self.patterns.borrow_mut();
         let pattern = patterns.of(have_bits, wanted_bits, |rows| {
             self.invert(have_bits, wanted_bits, rows)
         });
-        for (role, _) in &*wanted {
-            let row = rank(wanted_bits, *role);
-            rows.extend_from_slice(&pattern[row * self.k..][..self.k]);
+        let mut rows = Rows::new();
+        let in_order = wanted.is_sorted_by_key(|(role, _)| *role);
+        let rows = if in_order {
+            pattern
+        } else {
+            for (role, _) in &*wanted {
+                let row = rank(wanted_bits, *role);
+                rows.extend_from_slice(&pattern[row * self.k..][..self.k]);
+            }
+            &rows
+        };
+        let mut outputs: SmallVec<[&mut [u8]; CAUCHY_WIDTH_MAX]> = SmallVec::new();
+        for (_, segment) in wanted {
+            outputs.push(segment);
         }
-        drop(patterns);
-        let mut outputs: SmallVec<[&mut [u8]; CAUCHY_WIDTH_MAX]> = wanted
-            .iter_mut()
-            .map(|(_, segment)| &mut **segment)
-            .collect();
-        sum(self.backend, &rows, &sources[..self.k], &mut outputs);
+        sum(self.backend, rows, &sources[..self.k], &mut outputs);
     }
 
     /// Appends a row of factors for each wanted role, ascending: what makes it from those at hand, ascending.
@@ -160,9 +165,11 @@ impl Patterns {
             .iter()
             .position(|pattern| (pattern.have, pattern.wanted) == (have, wanted));
         match found {
+            Some(0) => {}
             Some(place) => self.0[..=place].rotate_right(1),
             None => {
                 if self.0.len() == PATTERNS_MAX {
+                    // The one used longest ago makes room, and its memory.
                     self.0.rotate_right(1);
                 } else {
                     self.0.insert(
@@ -174,10 +181,10 @@ impl Patterns {
                         },
                     );
                 }
-                let oldest = &mut self.0[0];
-                (oldest.have, oldest.wanted) = (have, wanted);
-                oldest.rows.clear();
-                make(&mut oldest.rows);
+                let latest = &mut self.0[0];
+                (latest.have, latest.wanted) = (have, wanted);
+                latest.rows.clear();
+                make(&mut latest.rows);
             }
         }
         &self.0[0].rows

@@ -16,6 +16,17 @@
 //! SIMD Instructions", FAST '13). All kernels are one macro over a handful of operations; a vector set is a module that
 //! names them.
 //!
+//! GB/s of object data on one core of a Zen 4, 64 KiB segments:
+//!
+//! | kernel | encode (2,1), (4,2), (8,4) | rebuild one |
+//! |---|---|---|
+//! | GFNI, AVX-512 | 75, 74, 49 | 74, 89, 92 |
+//! | GFNI, AVX2 | 76, 69, 26 | 75, 90, 84 |
+//! | AVX2 | 76, 33, 14 | 75, 56, 48 |
+//! | scalar | 38, 1.0, 0.5 | 37, 1.9, 1.9 |
+//!
+//! With 4 outputs, a step of 4 vectors instead of 2 makes 52 of 47 in AVX-512, of 2 instead of 1 makes 14 of 10 in AVX2.
+//!
 //! The last vector of a segment overlaps the one before it: its sums are made twice. What is shorter than a vector goes
 //! through a copy with zeroes behind it. So nothing is read or written outside of a slice.
 

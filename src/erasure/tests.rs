@@ -129,11 +129,9 @@ fn inverses_of_matrices() {
             }
         }
         let inverse_of = invert(square, n);
-        for i in 0..n {
-            for j in 0..n {
-                let products = (0..n).map(|x| mul(square[i][x], inverse_of[x][j]));
-                assert_eq!(products.fold(0, |a, b| a ^ b), u8::from(i == j));
-            }
+        for (i, j) in (0..n * n).map(|place| (place / n, place % n)) {
+            let products = (0..n).map(|x| mul(square[i][x], inverse_of[x][j]));
+            assert_eq!(products.fold(0, |a, b| a ^ b), u8::from(i == j));
         }
     }
 }
@@ -600,15 +598,21 @@ fn rs_16_refuses_a_part_of_a_unit() {
 
 #[test]
 fn wrong_shapes_are_refused() {
-    let attempt = |what: fn(&Codec)| {
+    /// A role, and the bytes there are of it.
+    type Segment = (u8, usize);
+    let refused = |what: &dyn Fn(&Codec)| {
         let codec = Codec::new(cauchy((2, 1)));
-        let hook = std::panic::AssertUnwindSafe(|| what(&codec));
-        assert!(std::panic::catch_unwind(hook).is_err());
+        let attempt = std::panic::AssertUnwindSafe(|| what(&codec));
+        std::panic::catch_unwind(attempt).is_err()
     };
-    attempt(|codec| codec.encode(&[&[0; 8]], &mut [&mut [0; 8]]));
-    attempt(|codec| codec.encode(&[&[0; 8], &[0; 8]], &mut []));
-    attempt(|codec| codec.encode(&[&[0; 8], &[0; 9]], &mut [&mut [0; 8]]));
-    let rebuild = |codec: &Codec, have: &[(u8, usize)], wanted: (u8, usize)| {
+    assert!(refused(
+        &|codec| codec.encode(&[&[0; 8]], &mut [&mut [0; 8]])
+    ));
+    assert!(refused(&|codec| codec.encode(&[&[0; 8], &[0; 8]], &mut [])));
+    assert!(refused(
+        &|codec| codec.encode(&[&[0; 8], &[0; 9]], &mut [&mut [0; 8]])
+    ));
+    let rebuild = |codec: &Codec, have: &[Segment], wanted: Segment| {
         let bytes = [0; 16];
         let have: Vec<_> = have
             .iter()
@@ -616,9 +620,8 @@ fn wrong_shapes_are_refused() {
             .collect();
         codec.rebuild(&have, &mut [(Role(wanted.0), &mut vec![0; wanted.1])]);
     };
-    let codec = Codec::new(cauchy((2, 1)));
-    rebuild(&codec, &[(2, 8), (1, 4)], (0, 8));
-    let wrong: [(&[(u8, usize)], (u8, usize)); 6] = [
+    assert!(!refused(&|codec| rebuild(codec, &[(2, 8), (1, 4)], (0, 8))));
+    let wrong: [(&[Segment], Segment); 6] = [
         (&[(2, 8)], (0, 8)),
         (&[(2, 8), (2, 8)], (0, 8)),
         (&[(2, 8), (3, 8)], (0, 8)),
@@ -627,11 +630,8 @@ fn wrong_shapes_are_refused() {
         (&[(2, 8), (1, 8)], (1, 8)),
     ];
     for (have, wanted) in wrong {
-        let attempt = std::panic::AssertUnwindSafe(|| rebuild(&codec, have, wanted));
-        assert!(
-            std::panic::catch_unwind(attempt).is_err(),
-            "{have:?} {wanted:?}"
-        );
+        let refused = refused(&|codec| rebuild(codec, have, wanted));
+        assert!(refused, "{have:?} {wanted:?}");
     }
 }
 
