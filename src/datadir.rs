@@ -4,7 +4,8 @@
 //! DATA/
 //!   lock          flock held by the server that runs on it; holds its pid, as text
 //!   credentials   root credentials (see `credentials`)
-//!   format        what the store is; written last when formatting, never again
+//!   format        which drive this is; written last when formatting, never again
+//!   map           the cluster map: the drives of every epoch
 //!   formatting    formatting has begun and not ended: nothing was acknowledged from here
 //!   volume-0/ …   one per volume
 //! ```
@@ -31,6 +32,9 @@ use crate::credentials;
 pub const LOCK_NAME: &str = "lock";
 pub const FORMAT_NAME: &str = "format";
 pub const FORMATTING_NAME: &str = "formatting";
+pub const MAP_NAME: &str = "map";
+/// The map before it has its name.
+const MAP_UNFINISHED_NAME: &str = "map.new";
 /// The format file before it has its name.
 const FORMAT_UNFINISHED_NAME: &str = "format.new";
 /// `volume-N`, with N the volume's index.
@@ -358,17 +362,19 @@ fn look(path: &Path) -> Result<Contents, DataDirError> {
         LOCK_NAME,
         FORMAT_UNFINISHED_NAME,
         FORMATTING_NAME,
+        MAP_UNFINISHED_NAME,
         PROBE_NAME,
         LOST_FOUND_NAME,
         credentials::FILE_NAME,
         credentials::NEW_FILE_NAME,
     ];
     for name in &names {
-        if ours.contains(&name.as_str()) || (interrupted && is_volume(name)) {
+        let formatted = is_volume(name) || name == MAP_NAME;
+        if ours.contains(&name.as_str()) || (interrupted && formatted) {
             continue;
         }
         // Never formatted over: this may be a store whose most important file was lost.
-        if is_volume(name) {
+        if formatted {
             return Err(DataDirError::FormatMissing { path: shown(path) });
         }
         return Err(DataDirError::Foreign {

@@ -15,7 +15,7 @@ use std::{
 };
 
 use futures_channel::oneshot;
-use shard_format::{BucketId, Head, ObjectId, PgId, SegmentIndex};
+use shard_format::{BucketId, Epoch, Head, ObjectId, PgId, SegmentIndex};
 
 use crate::{
     log::{FileState, Segment},
@@ -158,9 +158,10 @@ pub enum Frame {
 
 struct Inner {
     core: CoreId,
-    map: Map,
-    /// Owner of each volume.
-    owners: Vec<CoreId>,
+    /// By epoch, the last one in force.
+    maps: Vec<Map>,
+    /// Owner of each volume; `None` while its drive is away.
+    owners: Vec<Option<CoreId>>,
     local: RefCell<BTreeMap<u16, Rc<Groups>>>,
     mailbox: Option<Mailbox<Frame>>,
     waiting: RefCell<BTreeMap<u64, oneshot::Sender<Result<Reply, VolumeError>>>>,
@@ -174,14 +175,14 @@ pub struct Link(Rc<Inner>);
 impl Link {
     pub fn new(
         core: CoreId,
-        map: Map,
-        owners: Vec<CoreId>,
+        maps: Vec<Map>,
+        owners: Vec<Option<CoreId>>,
         mailbox: Option<Mailbox<Frame>>,
     ) -> Link {
-        assert_eq!(owners.len(), usize::from(map.volume_count()));
+        assert!(maps.is_sorted_by(|a, b| a.epoch < b.epoch) && !maps.is_empty());
         Link(Rc::new(Inner {
             core,
-            map,
+            maps,
             owners,
             local: RefCell::default(),
             mailbox,
@@ -190,8 +191,15 @@ impl Link {
         }))
     }
 
+    /// The map in force.
     pub fn map(&self) -> &Map {
-        &self.0.map
+        self.0.maps.last().expect("there is one")
+    }
+
+    /// The map that something was placed by.
+    pub fn map_at(&self, epoch: Epoch) -> Option<&Map> {
+        let at = self.0.maps.binary_search_by_key(&epoch, |map| map.epoch);
+        at.ok().map(|at| &self.0.maps[at])
     }
 
     /// Volumes of this core.
@@ -208,8 +216,10 @@ impl Link {
         self.0.local.borrow_mut().insert(volume, groups);
     }
 
-    pub fn volumes(&self) -> std::ops::Range<u16> {
-        0..self.0.map.volume_count()
+    /// Volumes whose drives are here.
+    pub fn volumes(&self) -> impl Iterator<Item = u16> + use<'_> {
+        let owners = (0..).zip(&self.0.owners);
+        owners.filter(|(_, owner)| owner.is_some()).map(|(v, _)| v)
     }
 
     /// Answers requests of other cores for ever.
@@ -244,7 +254,10 @@ impl Link {
 
     /// Asks the core that owns `volume`.
     pub async fn call(&self, volume: u16, request: Request) -> Result<Reply, VolumeError> {
-        let owner = self.0.owners[usize::from(volume)];
+        let owner = self.0.owners.get(usize::from(volume)).copied().flatten();
+        let Some(owner) = owner else {
+            return Err(VolumeError::Away);
+        };
         if owner == self.0.core {
             return self.answer(volume, request).await;
         }

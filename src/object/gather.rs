@@ -109,14 +109,15 @@ impl Placed {
         memory: Vec<Buf>,
     ) -> Result<Vec<Rows>, Lost> {
         let scheme = self.layout.scheme;
-        let volumes = match store
-            .link()
-            .map()
-            .volumes_of_chunk(self.object, run.chunk, scheme)
-        {
+        let map = store.link().map_at(self.epoch);
+        let placed = map.ok_or_else(|| format!("epoch {} is unknown", self.epoch));
+        let placed = placed.and_then(|map| {
+            map.volumes_of_chunk(self.object, run.chunk, scheme)
+                .map_err(|error| error.to_string())
+        });
+        let volumes = match placed {
             Ok(volumes) => volumes,
-            Err(error) => {
-                let what = error.to_string();
+            Err(what) => {
                 return Err(Lost {
                     roles: (0..scheme.width() as u8).map(Role).collect(),
                     error: VolumeError::Unreadable { what },

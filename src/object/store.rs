@@ -35,6 +35,9 @@ impl From<VolumeError> for StoreError {
             VolumeError::ReadOnly { reason } => StoreError::ReadOnly { reason },
             VolumeError::Suspect { reason } => StoreError::Unavailable { reason },
             VolumeError::Refused(refusal) => refusal.into(),
+            VolumeError::Away => StoreError::Unavailable {
+                reason: "a drive is away".into(),
+            },
             VolumeError::Closed => StoreError::Unavailable {
                 reason: "shutting down".into(),
             },

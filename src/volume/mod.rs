@@ -77,6 +77,8 @@ pub enum VolumeError {
     Refused(Refusal),
     #[error("shutting down")]
     Closed,
+    #[error("its drive is away")]
+    Away,
 }
 
 impl From<LogError> for VolumeError {
