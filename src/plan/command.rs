@@ -11,8 +11,8 @@ use crate::placement::scheme::{self, Fit};
 use crate::placement::{Domain, Member};
 
 const DRIVES_MAX: usize = 10_000;
-/// Larger than any drive, and small enough for sums.
-const DRIVE_BYTES_MAX: f64 = 1e18;
+/// Larger than any drive; 10,000 of them are below 2⁶⁴.
+const DRIVE_BYTES_MAX: f64 = 1e15;
 
 pub fn command() -> Command {
     let option = |name: &'static str, value: &'static str, help: &'static str| {
@@ -332,7 +332,7 @@ fn parse_drives<'a>(given: impl Iterator<Item = &'a str>) -> Result<Vec<(usize, 
     Ok(groups)
 }
 
-/// Whole bytes, from 1 to 10¹⁸.
+/// Whole bytes, from 1 to 10¹⁵.
 fn parse_size(text: &str) -> Option<u64> {
     let end = text.find(|c: char| !c.is_ascii_digit() && c != '.')?;
     let (value, unit) = text.split_at(end);
