@@ -22,6 +22,7 @@ pub mod metrics;
 pub mod node;
 pub mod object;
 pub mod placement;
+pub mod plan;
 pub mod rt;
 pub mod s3;
 pub mod server;

@@ -26,7 +26,33 @@
 //! Rates are found in `f64` with nothing but + − × ÷ and comparisons in a fixed order, which IEEE 754 rounds correctly
 //! and Rust neither fuses nor reorders, so every CPU gets the same bits.
 //!
-//! **Measured** (MEASURED)
+//! **Measured** in release, on one core of a 2-core virtual machine, against 128 virtual nodes per volume of mean weight
+//! whose next k + m distinct volumes are the roles. *Off* is the standard deviation of the volumes' shares from the
+//! fair ones, the error of counting taken out for the ring (± 0.2 %); *moves* are the roles that change their volume
+//! when one volume comes or goes, per role of that volume. *4 : 8 : 16* are volumes of these weights in turn.
+//!
+//! | volumes | k + m | weights | off: ring | nodes | moves: ring | nodes | build | lookup |
+//! |---|---|---|---|---|---|---|---|---|
+//! | 3 | 2 | equal | 0.0 % | 5.1 % | 1.06 | 1.50 | 5 µs | 0.09 µs |
+//! | 3 | 2 | 4 : 8 : 16 | 0.6 % | 13 % | 1.00–1.25 | | 13 ms | 0.10 µs |
+//! | 6 | 5 | equal | 0.1 % | 2.9 % | 1.31 | 3.0 | 7 µs | 0.3 µs |
+//! | 6 | 5 | 4 : 8 : 16 | 0.0 % | 18 % | 1.3–1.9 | | 9 µs | 0.3 µs |
+//! | 32 | 5 | equal | 0.0 % | 3.4 % | 1.00 | 3.0 | 0.02 ms | 0.5 µs |
+//! | 32 | 5 | 4 : 8 : 16 | 0.2 % | 6.3 % | 1.10 | | 0.7 ms | 0.5 µs |
+//! | 32 | 6 | 4 : 8 : 16 | 0.3 % | 7.0 % | 1.14 | | 0.7 ms | 0.6 µs |
+//! | 32 | 12 | equal | 0.0 % | 3.3 % | 1.03 | 6.6 | 0.02 ms | 1.2 µs |
+//! | 32 | 12 | 4 : 8 : 16 | 1.3 % | 15 % | 1.36 | | 41 ms | 1.2 µs |
+//! | 1,000 | 6 | equal | 0.0 % | 5.5 % | 1.00 | 3.4 | 0.5 ms | 9 µs |
+//! | 1,000 | 6 | 4 : 8 : 16 | 0.4 % | 6.5 % | 1.01 | | 23 ms | 9 µs |
+//!
+//! A lookup asks every domain of the level, so it costs 9 ns and more for each: 1,000 drives in 50 nodes cost 1.4 µs, for
+//! 50 nodes and six times 20 drives. A ring of 32 volumes is 2 KB. The SHA-256 that makes the point adds 0.1 µs.
+//!
+//! **Where more moves than must.** With few domains above k + m, roles without a domain of their colour are handed on.
+//! With unequal weights, a newcomer wins from the light more often than from the heavy (who are nearly always there, and
+//! win), so the rates shift to take from the heavy what they owe; the more, the more of the chunks the heavy are in.
+//! A change in how many domains are capped reshuffles the roles of the capped; rates by a high power of the weight keep
+//! that small: the heavier keeps its colour.
 
 use std::collections::BTreeMap;
 use std::fmt;
@@ -345,6 +371,7 @@ impl Ring {
             capped,
             volumes: Vec::with_capacity(members.len()),
         };
+        let average_domain = weights.iter().sum::<u128>() as f64 / weights.len() as f64;
         for ((key, members), _) in &domains {
             let first = ring.volumes.len() as u32;
             let total: u128 = members.iter().map(|m| u128::from(m.weight)).sum();
@@ -356,7 +383,8 @@ impl Ring {
             }));
             ring.domains.push(DomainPoint {
                 hash: hash_key(level, *key),
-                mean: mean(1.0),
+                // Stays so for the capped ones, where rates decide nothing but who keeps its colour.
+                mean: mean(power(total as f64 / average_domain, 8).clamp(1e-4, 1e6)),
                 first,
                 end: ring.volumes.len() as u32,
             });
@@ -490,6 +518,7 @@ impl Ring {
         let target = &target[self.capped..];
         let Some(first) = target.first() else { return };
         if target.iter().all(|t| t == first) {
+            self.set_rates(&mut vec![1.0; target.len()]);
             return;
         }
         // Where the rates are at last: the odds, which is right for one role and nearly so for few.
