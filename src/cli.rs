@@ -160,11 +160,16 @@ fn serve(arguments: &ArgMatches) -> Result<(), String> {
         .map(|files| startup::tls(files, &mut notes));
     let tls = tls.transpose().map_err(line)?;
     startup::note_open_listener(settings.listen, tls.is_some(), &mut notes);
-    let data = DataDir::open(&settings.data).map_err(line)?;
+    let data: Vec<DataDir> = settings
+        .data
+        .iter()
+        .map(|directory| DataDir::open(directory).map_err(line))
+        .collect::<Result<_, _>>()?;
+    let directories: Vec<&Path> = data.iter().map(DataDir::path).collect();
     let listen = startup::claim(settings.listen).map_err(line)?;
     let admin = startup::claim_admin(settings.admin, &mut notes).map_err(line)?;
-    let stored_before = data.contents() == Contents::Formatted;
-    let root = credentials::load(data.path(), settings.root.as_ref()).map_err(line)?;
+    let stored_before = data.iter().any(|d| d.contents() == Contents::Formatted);
+    let root = credentials::load(&directories, settings.root.as_ref()).map_err(line)?;
     if let Some(twin) = settings
         .users
         .iter()
@@ -175,7 +180,7 @@ fn serve(arguments: &ArgMatches) -> Result<(), String> {
             twin.name
         ));
     }
-    notes.extend(credential_notes(&root, data.path(), stored_before));
+    notes.extend(credential_notes(&root, directories[0], stored_before));
 
     let cpus = rt::available_cpus().map_err(|error| format!("CPUs cannot be counted: {error}"))?;
     let cores = settings.cores.unwrap_or(cpus.len());
@@ -208,6 +213,8 @@ fn serve(arguments: &ArgMatches) -> Result<(), String> {
         admin,
         cores,
         cpus,
+        scheme: settings.scheme,
+        without_missing: settings.without_missing,
         region: settings.region,
         domains: settings.domains,
         access_log: settings.access_log,

@@ -19,9 +19,11 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use sha2::{Digest, Sha256};
+use shard_format::Scheme;
 use toml::de::{DeTable, DeValue};
 
 use crate::credentials::{self, Secret};
+use crate::placement::scheme::{self, BadScheme};
 use crate::tls;
 
 /// One configurable thing under its three names.
@@ -51,7 +53,7 @@ pub const SETTINGS: &[Setting] = &[
         value_name: "DIR",
         many: true,
         default: Some("./data"),
-        help: "Directory that holds the store; created and formatted at first start",
+        help: "Directory that holds the store, one per drive; created and formatted at first start",
     },
     Setting {
         flag: "listen",
@@ -82,8 +84,17 @@ pub const SETTINGS: &[Setting] = &[
         env: "OSTRAKON_SCHEME",
         value_name: "K+M",
         many: false,
-        default: Some("1+0"),
-        help: "Erasure coding: K data and M parity shards; this release stores 1+0 (plain) only",
+        default: None,
+        help: "Erasure coding: K data and M parity shards, each on a drive of its own [default: what the store has; of a \
+               new one by its drives, 1+0, 1+1, 2+1, 2+2, from five on 3+2]",
+    },
+    Setting {
+        flag: "missing-drives",
+        env: "OSTRAKON_MISSING_DRIVES",
+        value_name: "WHAT",
+        many: false,
+        default: Some("refuse"),
+        help: "Drives of the store that --data does not name: refuse to start, or start without them (accept)",
     },
     Setting {
         flag: "region",
@@ -252,13 +263,6 @@ pub struct AdminListen {
     pub by_default: bool,
 }
 
-/// (k, m) as typed.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct SchemeSetting {
-    pub data: u8,
-    pub parity: u8,
-}
-
 /// Who may sign requests.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct User {
@@ -288,13 +292,17 @@ pub enum Memory {
 /// Every setting, checked, as far as that goes without touching the machine.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Settings {
-    pub data: PathBuf,
+    /// At least one.
+    pub data: Vec<PathBuf>,
     pub listen: SocketAddr,
     /// None: switched off.
     pub admin: Option<AdminListen>,
     /// None: as many as the process may use.
     pub cores: Option<usize>,
-    pub scheme: SchemeSetting,
+    /// None: what the store has, or by the number of drives.
+    pub scheme: Option<Scheme>,
+    /// Start though drives of the store are missing.
+    pub without_missing: bool,
     pub region: String,
     pub domains: Vec<String>,
     /// None: plain HTTP.
@@ -648,18 +656,20 @@ fn decide(
         }
     };
 
-    let data = match all("data").as_slice() {
-        [] => return refuse("--data", "names no directory"),
-        [given] if given.text.is_empty() || given.text.contains('\0') => {
+    let mut data: Vec<PathBuf> = Vec::new();
+    for given in all("data") {
+        if given.text.is_empty() || given.text.contains('\0') {
             return given.refuse("is not the name of a directory");
         }
-        [given] => PathBuf::from(&given.text),
-        [_, second, ..] => {
-            return second.refuse(
-                "is a second data directory, and this release keeps a store in one; name one",
-            );
+        let directory = PathBuf::from(&given.text);
+        if data.contains(&directory) {
+            return given.refuse("is named twice");
         }
-    };
+        data.push(directory);
+    }
+    if data.is_empty() {
+        return refuse("--data", "names no directory");
+    }
     let listen = parse_listen(&required("listen")?)?;
     let admin = required("admin-listen")?;
     let admin = match admin.text.as_str() {
@@ -691,7 +701,14 @@ fn decide(
             _ => return given.refuse(format!("is not a number of cores from 1 to {CORES_MAX}")),
         },
     };
-    let scheme = parse_scheme(&required("scheme")?)?;
+    let scheme = one("scheme")?.map(|given| parse_scheme(&given));
+    let scheme = scheme.transpose()?;
+    let missing = required("missing-drives")?;
+    let without_missing = match missing.text.as_str() {
+        "refuse" => false,
+        "accept" => true,
+        _ => return missing.refuse("is not one of refuse, accept"),
+    };
     let region = required("region")?;
     if region.text.is_empty()
         || region.text.len() > REGION_LENGTH_MAX
@@ -784,6 +801,7 @@ fn decide(
         admin,
         cores,
         scheme,
+        without_missing,
         region: region.text,
         domains,
         tls,
@@ -819,16 +837,13 @@ fn file_name(given: &Given) -> Result<PathBuf, ConfigError> {
     Ok(PathBuf::from(&given.text))
 }
 
-fn parse_scheme(given: &Given) -> Result<SchemeSetting, ConfigError> {
-    let parts = given.text.split_once('+');
-    let Some((Ok(data), Ok(parity))) = parts.map(|(k, m)| (k.parse::<u8>(), m.parse::<u8>()))
-    else {
-        return given.refuse("is not a scheme K+M, such as 1+0");
-    };
-    if (data, parity) != (1, 0) {
-        return given.refuse("is not supported by this release, which stores 1+0 (plain) only");
-    }
-    Ok(SchemeSetting { data, parity })
+fn parse_scheme(given: &Given) -> Result<Scheme, ConfigError> {
+    // The reason names the text; what was given is shown in front of it.
+    scheme::parse(&given.text).or_else(|error| match error {
+        BadScheme::Form(_) => given.refuse("is not a scheme K+M, such as 4+2"),
+        BadScheme::NoData(_) => given.refuse("has no data: K is at least 1"),
+        BadScheme::TooWide { .. } => given.refuse("is too wide: K + M is at most 32"),
+    })
 }
 
 /// `; did you mean "…"?` where a known name is at most two edits away.
@@ -893,7 +908,7 @@ mod tests {
     #[test]
     fn nothing_given_is_the_defaults_of_the_design() {
         let settings = Settings::load(&sources(&[], &[])).unwrap();
-        assert_eq!(settings.data, PathBuf::from("./data"));
+        assert_eq!(settings.data, [PathBuf::from("./data")]);
         assert_eq!(settings.listen.to_string(), "127.0.0.1:9000");
         let admin = settings.admin.unwrap();
         assert_eq!(admin.address.to_string(), "127.0.0.1:9001");
@@ -956,12 +971,12 @@ mod tests {
                 "o.toml:1: drain: \"-1\" is not a number of seconds from 0 to 3600",
             ),
             (
-                "scheme = \"4+2\"",
-                "o.toml:1: scheme: \"4+2\" is not supported by this release, which stores 1+0 (plain) only",
+                "scheme = \"30+3\"",
+                "o.toml:1: scheme: \"30+3\" is too wide: K + M is at most 32",
             ),
             (
                 "scheme = \"4\"",
-                "o.toml:1: scheme: \"4\" is not a scheme K+M, such as 1+0",
+                "o.toml:1: scheme: \"4\" is not a scheme K+M, such as 4+2",
             ),
             (
                 "region = \"Mars\"",
@@ -972,8 +987,8 @@ mod tests {
                 "o.toml:1: domain: \"-bad\" is not a domain name",
             ),
             (
-                "data = [\"a\", \"b\"]",
-                "o.toml:1: data: \"b\" is a second data directory, and this release keeps a store in one; name one",
+                "data = [\"a\", \"b\", \"a\"]",
+                "o.toml:1: data: \"a\" is named twice",
             ),
             ("data = []", "--data: names no directory"),
             (

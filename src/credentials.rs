@@ -136,12 +136,17 @@ pub enum CredentialsError {
 }
 
 /// Decides the root credentials of this start; `environment` is what it holds, already checked.
-/// Makes and stores new ones where there are none. The caller holds the directory's lock.
+/// Makes and stores new ones where there are none. The caller holds the directories' locks; the first one that has
+/// credentials counts, new ones go to all.
 pub fn load(
-    directory: &Path,
+    directories: &[&Path],
     environment: Option<&(String, Secret)>,
 ) -> Result<RootCredentials, CredentialsError> {
-    let path = directory.join(FILE_NAME);
+    let paths = directories
+        .iter()
+        .map(|directory| directory.join(FILE_NAME));
+    let path = paths.clone().find(|path| path.exists());
+    let path = path.or_else(|| paths.clone().next()).expect("a directory");
     if let Some((access_key, secret_key)) = environment {
         // An unreadable file does not matter here, but it does differ.
         let differs = match read(&path) {
@@ -164,7 +169,9 @@ pub fn load(
     }
     let access_key = random_text(ACCESS_KEY_ALPHABET, ACCESS_KEY_LENGTH)?;
     let secret_key = random_text(SECRET_KEY_ALPHABET, SECRET_KEY_LENGTH)?;
-    write(directory, &access_key, &secret_key)?;
+    for directory in directories {
+        write(directory, &access_key, &secret_key)?;
+    }
     Ok(RootCredentials {
         access_key,
         secret_key: Secret(secret_key),
@@ -323,7 +330,7 @@ mod tests {
     #[test]
     fn made_once_then_read_back() {
         let dir = tempfile::tempdir().unwrap();
-        let first = load(dir.path(), None).unwrap();
+        let first = load(&[dir.path()], None).unwrap();
         let path = dir.path().join(FILE_NAME);
         assert_eq!(first.origin, Origin::Generated(path.clone()));
         assert_eq!(first.access_key.len(), 20);
@@ -332,7 +339,7 @@ mod tests {
             std::fs::metadata(&path).unwrap().permissions().mode() & 0o777,
             0o600
         );
-        let second = load(dir.path(), None).unwrap();
+        let second = load(&[dir.path()], None).unwrap();
         assert_eq!(second.origin, Origin::Stored(path));
         assert_eq!(second.access_key, first.access_key);
         assert_eq!(second.secret_key, first.secret_key);
@@ -343,7 +350,7 @@ mod tests {
     fn a_crash_before_the_rename_is_made_good() {
         let dir = tempfile::tempdir().unwrap();
         std::fs::write(dir.path().join(NEW_FILE_NAME), "[def").unwrap();
-        let made = load(dir.path(), None).unwrap();
+        let made = load(&[dir.path()], None).unwrap();
         assert!(matches!(made.origin, Origin::Generated(_)));
         assert!(!dir.path().join(NEW_FILE_NAME).exists());
     }
@@ -365,20 +372,20 @@ mod tests {
     fn the_environment_wins_and_stores_nothing() {
         let dir = tempfile::tempdir().unwrap();
         let given = environment("ROOTKEY", "root-secret");
-        let loaded = load(dir.path(), Some(&given)).unwrap();
+        let loaded = load(&[dir.path()], Some(&given)).unwrap();
         assert_eq!(loaded.origin, Origin::Environment { differs: false });
         assert!(!dir.path().join(FILE_NAME).exists());
 
-        let stored = load(dir.path(), None).unwrap();
-        let loaded = load(dir.path(), Some(&given)).unwrap();
+        let stored = load(&[dir.path()], None).unwrap();
+        let loaded = load(&[dir.path()], Some(&given)).unwrap();
         assert_eq!(loaded.origin, Origin::Environment { differs: true });
         assert_eq!(loaded.access_key, "ROOTKEY");
         let same = (stored.access_key.clone(), stored.secret_key.clone());
-        let loaded = load(dir.path(), Some(&same)).unwrap();
+        let loaded = load(&[dir.path()], Some(&same)).unwrap();
         assert_eq!(loaded.origin, Origin::Environment { differs: false });
         // And the file still says what it said.
         assert_eq!(
-            load(dir.path(), None).unwrap().access_key,
+            load(&[dir.path()], None).unwrap().access_key,
             stored.access_key
         );
     }
@@ -386,10 +393,10 @@ mod tests {
     #[test]
     fn files_that_others_can_read_are_refused() {
         let dir = tempfile::tempdir().unwrap();
-        load(dir.path(), None).unwrap();
+        load(&[dir.path()], None).unwrap();
         let path = dir.path().join(FILE_NAME);
         std::fs::set_permissions(&path, PermissionsExt::from_mode(0o640)).unwrap();
-        let refused = load(dir.path(), None).unwrap_err().to_string();
+        let refused = load(&[dir.path()], None).unwrap_err().to_string();
         assert!(refused.contains("mode 640"), "{refused}");
         assert!(refused.contains("chmod 600"), "{refused}");
     }
@@ -416,7 +423,7 @@ mod tests {
                 .open(&path)
                 .unwrap();
             file.write_all(text).unwrap();
-            let refused = load(dir.path(), None).unwrap_err().to_string();
+            let refused = load(&[dir.path()], None).unwrap_err().to_string();
             assert!(refused.contains("does not hold credentials"), "{refused}");
             assert!(!refused.contains("hunter2"), "{refused}");
             assert_eq!(std::fs::read(&path).unwrap(), text);
@@ -427,7 +434,7 @@ mod tests {
     fn a_link_in_place_of_the_file_is_refused() {
         let dir = tempfile::tempdir().unwrap();
         std::os::unix::fs::symlink("/dev/zero", dir.path().join(FILE_NAME)).unwrap();
-        let refused = load(dir.path(), None).unwrap_err().to_string();
+        let refused = load(&[dir.path()], None).unwrap_err().to_string();
         assert!(refused.contains("symbolic link"), "{refused}");
     }
 

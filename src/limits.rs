@@ -18,6 +18,12 @@ pub const STORES_IN_FLIGHT: usize = 2;
 /// Fetch requests a download keeps ahead of the socket.
 pub const FETCHES_AHEAD: usize = 2;
 
+/// Bytes that a core's repairs store in a second.
+pub const REPAIR_BYTES_PER_SECOND: u64 = 200 << 20;
+
+/// Runs that wait for repair because a read met damage, on a core.
+pub const REPAIRS_QUEUED_MAX: usize = 64;
+
 /// Payload bytes of a commit batch. Bytes per flush are capped so that the first commit of a batch does not wait
 /// behind a megabyte of its neighbours: at 2 GB/s this is 0.25 ms, about two flushes of a good drive.
 pub const COMMIT_BATCH_BYTES_MAX: usize = 512 * 1024;

@@ -3,6 +3,7 @@
 use std::{
     collections::BTreeSet,
     net::SocketAddr,
+    path::PathBuf,
     rc::Rc,
     sync::{
         Arc, Mutex,
@@ -11,6 +12,8 @@ use std::{
     },
     time::Duration,
 };
+
+use shard_format::Scheme;
 
 use crate::{
     admin::{self, Admin},
@@ -32,18 +35,22 @@ use crate::{
     volume::Recovery,
 };
 
-/// All that `serve` has decided. Held until [`run`] returns: the directory's lock is released with it.
+/// All that `serve` has decided. Held until [`run`] returns: the directories' locks are released with it.
 #[derive(Debug)]
 pub struct Config {
-    pub data: DataDir,
+    /// At least one.
+    pub data: Vec<DataDir>,
     /// Core 0 listens on it, the others bind its address.
     pub listen: Claim,
     /// For metrics and health; core 0 serves it.
     pub admin: Option<Claim>,
-    /// Threads to run; also the number of volumes if this start formats.
+    /// Threads to run; there are at least as many volumes if this start formats.
     pub cores: usize,
     /// CPUs to pin them to, in order; fewer than `cores` when told to run more than there are.
     pub cpus: Vec<usize>,
+    pub scheme: Option<Scheme>,
+    /// Start though drives of the store are missing.
+    pub without_missing: bool,
     pub region: String,
     /// Lower case, without a final dot.
     pub domains: Vec<String>,
@@ -98,20 +105,24 @@ pub fn run(mut config: Config, ready: impl FnOnce(ReadyReport)) -> Result<(), St
     };
     let settings = node::Settings {
         record_cache_bytes,
+        scheme: config.scheme,
+        without_missing: config.without_missing,
         ..node::Settings::default()
     };
     let reactor = rt::Config {
         helpers: HELPERS,
         ..reactor
     };
-    let volumes = u16::try_from(config.cores).map_err(|e| refused(&e))?;
+    let cores = u16::try_from(config.cores).map_err(|e| refused(&e))?;
 
-    // One core looks at the directory, and formats it if it is new, before any other starts.
-    let formats = config.data.contents() != Contents::Formatted;
-    if formats {
-        config.data.begin_formatting().map_err(|e| refused(&e))?;
+    // One core looks at the directories, and formats them if they are new, before any other starts. A store that is
+    // there already is never added to by accident, so only a directory that is not its will be marked.
+    let formats = |data: &DataDir| data.contents() != Contents::Formatted;
+    let new = config.data.iter().all(formats);
+    for data in config.data.iter_mut().filter(|_| new) {
+        data.begin_formatting().map_err(|e| refused(&e))?;
     }
-    let directory = config.data.path().to_owned();
+    let directories: Vec<PathBuf> = config.data.iter().map(|d| d.path().to_owned()).collect();
     let prepared = rt::spawn_core(
         CoreId(0),
         config.cpus.first().copied(),
@@ -120,19 +131,19 @@ pub fn run(mut config: Config, ready: impl FnOnce(ReadyReport)) -> Result<(), St
             register: false,
             ..rt::Config::small()
         },
-        move || async move { node::prepare(&directory, volumes, &settings).await },
+        move || async move { node::prepare(&directories, cores, &settings).await },
     )
     .map_err(no_core)?;
     let layout = prepared
         .join()
         .map_err(|_| refused(&"preparing the data directory failed"))?
         .map_err(|e| refused(&e))?;
-    if formats {
-        config.data.end_formatting().map_err(|e| refused(&e))?;
+    for data in config.data.iter_mut().filter(|data| formats(data)) {
+        data.end_formatting().map_err(|e| refused(&e))?;
     }
-    let volume_count = layout.volumes.len();
+    let volume_count = layout.drives.iter().map(|d| d.volumes.len()).sum();
 
-    let cores = config.cores;
+    let (volumes, cores) = (cores, config.cores);
     let plan = Arc::new(Plan {
         layout,
         settings,

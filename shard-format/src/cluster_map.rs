@@ -29,7 +29,7 @@ pub struct MapEpoch {
     pub began_ms: u64,
     /// Of new objects, where their bucket has none of its own.
     pub scheme: Scheme,
-    /// At least one. The first one that is in use has the metadata's home.
+    /// At least one. The first one is the metadata's home.
     pub drives: Vec<MapDrive>,
 }
 

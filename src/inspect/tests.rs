@@ -980,7 +980,9 @@ mod production {
     fn serve(data: &Path, round: usize, crash: bool) {
         let data = data.to_owned();
         on_a_core(async move {
-            let layout = node::prepare(&data, 1, &settings()).await.unwrap();
+            let layout = node::prepare(std::slice::from_ref(&data), 1, &settings())
+                .await
+                .unwrap();
             let share = node::start(&layout, CoreId(0), 1, None, &settings())
                 .await
                 .unwrap();
@@ -1023,13 +1025,15 @@ mod production {
     fn recovered(data: &Path) -> Vec<String> {
         let data = data.to_owned();
         on_a_core(async move {
-            let layout = node::read_layout(&data).await.unwrap();
+            let layout = node::read_layout(std::slice::from_ref(&data))
+                .await
+                .unwrap();
             let (files, found) = Files::open(FilesConfig {
-                directory: layout.volume_directory(0).join("segments"),
-                cluster: layout.cluster,
-                drive: layout.drive,
-                volume: layout.volumes[0],
-                file_length: layout.segment_file_length,
+                directory: layout.drives[0].volume_directory(0).join("segments"),
+                cluster: layout.cluster(),
+                drive: layout.drives[0].id,
+                volume: layout.drives[0].volumes[0],
+                file_length: layout.drives[0].segment_file_length,
                 headroom: 0,
             })
             .await
@@ -1166,7 +1170,9 @@ mod production {
 
         let open = |data: PathBuf| {
             on_a_core(async move {
-                let layout = node::read_layout(&data).await.unwrap();
+                let layout = node::read_layout(std::slice::from_ref(&data))
+                    .await
+                    .unwrap();
                 let share = node::start(&layout, CoreId(0), 1, None, &settings())
                     .await
                     .unwrap();

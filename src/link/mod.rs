@@ -43,6 +43,10 @@ pub enum Request {
         /// Where they go: memory of the core that asks, so that it waits for all it needs at once.
         buf: Buf,
     },
+    /// Which runs of a shard there are.
+    Runs {
+        shard: Shard,
+    },
     /// Free all shards of the object, durably.
     FreeObject {
         object: ObjectId,
@@ -107,6 +111,8 @@ pub enum Request {
 pub enum Reply {
     Done,
     Fetched(Fetched),
+    /// Bit n is run n.
+    Runs(u64),
     Outcomes(Vec<Outcome>),
     Record(ObjectRecord),
     Bucket(Option<BucketValue>),
@@ -141,6 +147,9 @@ pub struct VolumeStatus {
     /// The core that answers, and of its buffers the bytes handed out and all.
     pub core: CoreId,
     pub buffer_bytes: (usize, usize),
+    /// Runs that this core read with the help of parity, and that it stored again.
+    pub runs_rebuilt: u64,
+    pub runs_repaired: u64,
 }
 
 /// A message on a ring.
@@ -166,6 +175,8 @@ struct Inner {
     mailbox: Option<Mailbox<Frame>>,
     waiting: RefCell<BTreeMap<u64, oneshot::Sender<Result<Reply, VolumeError>>>>,
     next_id: Cell<u64>,
+    runs_rebuilt: Cell<u64>,
+    runs_repaired: Cell<u64>,
 }
 
 /// One core's end of the links. Cheap to clone.
@@ -188,6 +199,8 @@ impl Link {
             mailbox,
             waiting: RefCell::default(),
             next_id: Cell::new(0),
+            runs_rebuilt: Cell::new(0),
+            runs_repaired: Cell::new(0),
         }))
     }
 
@@ -202,6 +215,16 @@ impl Link {
         at.ok().map(|at| &self.0.maps[at])
     }
 
+    /// A run was read with the help of parity.
+    pub fn count_rebuilt(&self) {
+        self.0.runs_rebuilt.set(self.0.runs_rebuilt.get() + 1);
+    }
+
+    /// A run that lacked roles has them again.
+    pub fn count_repaired(&self) {
+        self.0.runs_repaired.set(self.0.runs_repaired.get() + 1);
+    }
+
     /// Volumes of this core.
     pub fn local(&self) -> Vec<(u16, Rc<Groups>)> {
         self.0
@@ -214,6 +237,11 @@ impl Link {
 
     pub fn add_local(&self, volume: u16, groups: Rc<Groups>) {
         self.0.local.borrow_mut().insert(volume, groups);
+    }
+
+    /// The volumes that have groups. Who asks all of them for metadata gets an error if one does not answer, never less.
+    pub fn homes(&self) -> impl Iterator<Item = u16> + use<'_> {
+        self.map().homes().iter().map(|member| member.volume)
     }
 
     /// Volumes whose drives are here.
@@ -315,6 +343,7 @@ impl Link {
                 segment,
                 buf,
             } => Reply::Fetched(v.fetch(shard, segment, buf).await?),
+            Request::Runs { shard } => Reply::Runs(v.runs(&shard)?),
             Request::FreeObject { object } => {
                 if v.has_shards(object)? {
                     v.free_object(object).await?;
@@ -377,6 +406,8 @@ impl Link {
                     flushes: [Head::Commit, Head::Bulk, Head::Relocate].map(|h| v.flushes(h)),
                     core: self.0.core,
                     buffer_bytes: rt::pool_usage(),
+                    runs_rebuilt: self.0.runs_rebuilt.get(),
+                    runs_repaired: self.0.runs_repaired.get(),
                 })
             }
         })

@@ -2,7 +2,10 @@
 
 use std::{cell::RefCell, collections::BTreeMap, rc::Rc, time::Duration};
 
-use shard_format::{BucketId, Head, Hlc, MetadataEntry, MetadataRecord, ObjectId, PgId};
+use shard_format::{
+    Body, BucketId, Epoch, Head, Hlc, MetadataEntry, MetadataRecord, ObjectId, PgId, PutVersion,
+    Scheme,
+};
 
 use super::{
     machine::{GroupMachine, version_of},
@@ -23,6 +26,46 @@ pub struct ObjectRecord {
     pub at: usize,
     pub length: usize,
     pub hlc: Hlc,
+}
+
+/// Bytes with an object id of their own, and how they are spread.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct StoredObject {
+    pub object: ObjectId,
+    pub size: u64,
+    pub scheme: Scheme,
+    pub epoch: Epoch,
+}
+
+/// What is stored of a version, in the order of its bytes: itself, or its parts; nothing if its body is inline.
+pub fn stored_of(put: &PutVersion<'_>) -> Vec<StoredObject> {
+    let Body::Chunks(_) = put.body else {
+        return Vec::new();
+    };
+    let (mut scheme, mut epoch) = (put.scheme, put.epoch);
+    if put.fields.parts.is_empty() {
+        return vec![StoredObject {
+            object: put.object,
+            size: put.size,
+            scheme,
+            epoch,
+        }];
+    }
+    let mut others = put.fields.part_placements.iter().peekable();
+    let parts = (0..).zip(&put.fields.parts);
+    parts
+        .map(|(i, part)| {
+            if let Some(other) = others.next_if(|other| other.first == i) {
+                (scheme, epoch) = (other.scheme, other.epoch);
+            }
+            StoredObject {
+                object: put.object.part(part.attempt),
+                size: part.size,
+                scheme,
+                epoch,
+            }
+        })
+        .collect()
 }
 
 impl ObjectRecord {
@@ -368,6 +411,67 @@ impl Groups {
         let mut leases = self.leases.borrow_mut();
         leases.retain(|_, l| l.expires > now);
         leases.contains_key(&object) && !crate::planted!("ignore-lease")
+    }
+
+    /// Objects and parts with shards that belong to groups of this home, from an id on: what is stored of some `max`
+    /// ids, and where to go on.
+    pub async fn stored_objects(
+        &self,
+        group_of: impl Fn(ObjectId) -> PgId,
+        from: ObjectId,
+        max: usize,
+    ) -> Result<(Vec<StoredObject>, Option<ObjectId>), VolumeError> {
+        let mut owners: Vec<(ObjectId, Vec<u8>)> = Vec::new();
+        let mut next = None;
+        let mut start = from.0.to_vec();
+        loop {
+            let view = self.volume.view();
+            let end = view.index.scan(Table::Objects, &start, 4096, |k, v| {
+                let Some(id) = k.first_chunk::<16>() else {
+                    return Step::Next;
+                };
+                if owners.len() == max {
+                    next = Some(ObjectId(*id));
+                    return Step::Stop;
+                }
+                owners.push((ObjectId(*id), v.to_vec()));
+                Step::Next
+            })?;
+            match end {
+                ScanEnd::Budget(resume) => start = resume,
+                _ => break,
+            }
+        }
+        let mut stored = Vec::new();
+        for (object, owner) in owners {
+            if let Some(key) = version_of(&owner) {
+                let Some((bucket, key, _)) = split_version_key(key) else {
+                    continue;
+                };
+                match self.read(group_of(object), bucket, key, false).await {
+                    Ok(record) => {
+                        if let Ok(MetadataRecord::PutVersion(put)) =
+                            MetadataRecord::decode(record.bytes())
+                            && put.object == object
+                        {
+                            stored.extend(stored_of(&put));
+                        }
+                    }
+                    // Overwritten or deleted meanwhile.
+                    Err(VolumeError::Absent) => {}
+                    Err(e) => return Err(e),
+                }
+            } else if let Some(part) = self.open_part(&owner)? {
+                let (scheme, epoch) = part.placement();
+                stored.push(StoredObject {
+                    object: part.object(),
+                    size: part.size,
+                    scheme,
+                    epoch,
+                });
+            }
+        }
+        Ok((stored, next))
     }
 
     // ------------------------------------------------------------------------------------------- giving back

@@ -132,6 +132,11 @@ pub(super) fn version_of(owner: &[u8]) -> Option<&[u8]> {
     owner.strip_prefix(&[OWNED_BY_VERSION])
 }
 
+/// The key in the parts table that an entry of the objects table names.
+pub(super) fn part_of(owner: &[u8]) -> Option<&[u8]> {
+    owner.strip_prefix(&[OWNED_BY_PART])
+}
+
 /// Whether the parts of this upload are still its own.
 fn is_open(store: &Store<'_>, upload: ObjectId) -> bool {
     matches!(

@@ -12,7 +12,7 @@ mod upload;
 mod version;
 
 pub use self::{
-    groups::{Groups, ObjectRecord},
+    groups::{Groups, ObjectRecord, StoredObject, stored_of},
     list::{ListQuery, Listed, Page},
     machine::GroupMachine,
     upload::{

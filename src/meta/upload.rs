@@ -23,7 +23,7 @@ use shard_format::{
 use super::{
     Groups,
     list::{common_prefix, successor},
-    machine::{bury_object, version_of},
+    machine::{bury_object, part_of, version_of},
     register::{Register, Slot, key_prefix, part_key, split_upload_key},
     version::EtagValue,
 };
@@ -357,6 +357,18 @@ impl Groups {
                 _ => return Ok((parts, more)),
             }
         }
+    }
+
+    /// The part that an entry of the objects table names, if it names one.
+    pub(super) fn open_part(&self, owner: &[u8]) -> Result<Option<PartValue>, VolumeError> {
+        let Some(key) = part_of(owner) else {
+            return Ok(None);
+        };
+        let store = self.volume().view();
+        let part = store.index.get(Table::Parts, key, |slot| {
+            Slot::split(slot).and_then(|(.., value)| PartValue::decode(value))
+        })?;
+        Ok(part.flatten())
     }
 
     /// Open uploads of this volume's groups, by key and then by when they were begun.

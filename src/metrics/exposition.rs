@@ -112,16 +112,22 @@ fn write_requests(text: &mut Text, sources: &Sources) {
 
 fn write_volumes(text: &mut Text, volumes: &[(u16, Option<VolumeStatus>)]) {
     // Volumes tell of the core that owns them.
-    let cores: BTreeMap<u16, (usize, usize)> = volumes
+    let cores: BTreeMap<String, &VolumeStatus> = volumes
         .iter()
         .filter_map(|(_, status)| status.as_ref())
-        .map(|status| (status.core.0, status.buffer_bytes))
+        .map(|status| (status.core.0.to_string(), status))
         .collect();
-    for (core, (_, all)) in &cores {
-        text.sample(&BUFFERS, &[&core.to_string()], *all as f64);
+    for (core, status) in &cores {
+        text.sample(&BUFFERS, &[core], status.buffer_bytes.1 as f64);
     }
-    for (core, (used, _)) in &cores {
-        text.sample(&BUFFERS_USED, &[&core.to_string()], *used as f64);
+    for (core, status) in &cores {
+        text.sample(&BUFFERS_USED, &[core], status.buffer_bytes.0 as f64);
+    }
+    for (core, status) in &cores {
+        text.sample(&RUNS_REBUILT, &[core], number(status.runs_rebuilt));
+    }
+    for (core, status) in &cores {
+        text.sample(&RUNS_REPAIRED, &[core], number(status.runs_repaired));
     }
     for (volume, status) in volumes {
         let up = f64::from(u8::from(status.is_some()));

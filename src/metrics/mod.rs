@@ -67,6 +67,8 @@ metrics! {
     CERTIFICATE_END Gauge "ostrakon_tls_certificate_end_seconds" [], "When the TLS certificate in force expires, in seconds since 1970; absent without TLS";
     BUFFERS Gauge "ostrakon_buffer_bytes" ["core"], "Size of the core's buffer arena";
     BUFFERS_USED Gauge "ostrakon_buffer_used_bytes" ["core"], "Bytes of the arena handed out, those that wait for received bytes included";
+    RUNS_REBUILT Counter "ostrakon_runs_rebuilt_total" ["core"], "Runs (some 1 MiB of an object) read with the help of parity";
+    RUNS_REPAIRED Counter "ostrakon_runs_repaired_total" ["core"], "Runs whose missing or damaged shards were stored again";
     VOLUME_UP Gauge "ostrakon_volume_up" ["volume"], "1 if the volume answered this scrape; if not, it has no other figures";
     WRITABLE Gauge "ostrakon_volume_writable" ["volume"], "0 if the volume accepts no writes since one failed";
     SUSPECT Gauge "ostrakon_volume_suspect" ["volume"], "1 if durable metadata cannot be read and part of the volume is not served";

@@ -293,10 +293,16 @@ async fn open(directories: &[PathBuf], settings: &Settings) -> Result<Layout, No
             if let Some((other, first)) = drives.first() {
                 if first.cluster != format.cluster {
                     let other = other.directory.display();
-                    return Err(mismatch(directory, &format!("is of another store than {other}")));
+                    return Err(mismatch(
+                        directory,
+                        &format!("is of another store than {other}"),
+                    ));
                 }
                 if drives.iter().any(|(other, _)| other.id == drive.id) {
-                    return Err(mismatch(directory, "is the same drive as another one named"));
+                    return Err(mismatch(
+                        directory,
+                        "is the same drive as another one named",
+                    ));
                 }
             }
             drives.push((drive, format));
@@ -437,7 +443,10 @@ async fn read_drive(directory: &Path) -> Result<(Drive, DriveFormat), NodeError>
             || v.volume_index != i
             || v.segment_file_length != format.segment_file_length
         {
-            return Err(mismatch(&path, "belongs to another store; put the right volume back"));
+            return Err(mismatch(
+                &path,
+                "belongs to another store; put the right volume back",
+            ));
         }
         volumes.push(v.volume);
     }

@@ -42,7 +42,7 @@ pub enum NodeError {
     Scheme { scheme: Scheme, reason: String },
     #[error(
         "the store lacks {}: {}; name their directories with --data, or start without them by \
-         --without-missing-drives",
+         --missing-drives accept",
         if drives.len() == 1 { "a drive" } else { "drives" },
         drives.join(", ")
     )]

@@ -191,7 +191,7 @@ impl Store {
     async fn is_empty_everywhere(&self, bucket: BucketId) -> Result<bool, StoreError> {
         let link = self.link();
         for answer in join_all(
-            link.volumes()
+            link.homes()
                 .map(|v| link.call(v, Request::IsEmpty { bucket })),
         )
         .await
@@ -212,7 +212,7 @@ impl Store {
             .encode(&mut payload)
             .map_err(|_| StoreError::TooLarge)?;
         let link = self.link();
-        let calls = link.volumes().map(|v| {
+        let calls = link.homes().map(|v| {
             let commands = link
                 .map()
                 .groups_of(v)

@@ -12,7 +12,10 @@
 use std::collections::BTreeMap;
 
 use futures_util::future::join_all;
-use shard_format::{Epoch, ObjectId, Role, SEGMENT_SIZE, SegmentIndex};
+use shard_format::{
+    ChunkIndex, Epoch, ObjectId, Role, SEGMENT_SIZE, SegmentEntry, SegmentIndex, Transform,
+    segment_crc,
+};
 use smallvec::SmallVec;
 
 use super::{
@@ -21,12 +24,15 @@ use super::{
 };
 use crate::{
     link::{Reply, Request},
+    log::Segment,
+    meta::StoredObject,
+    placement::Roles,
     rt::Buf,
     volume::{Fetched, Shard, VolumeError},
 };
 
 /// An object whose shards lie by a scheme and an epoch.
-#[derive(Clone, Copy)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) struct Placed {
     pub object: ObjectId,
     pub layout: Layout,
@@ -37,6 +43,62 @@ pub(super) struct Placed {
 type Rows = Vec<Buf>;
 
 impl Placed {
+    pub fn of(stored: &StoredObject) -> Placed {
+        Placed {
+            object: stored.object,
+            layout: Layout {
+                scheme: stored.scheme,
+                size: stored.size,
+            },
+            epoch: stored.epoch,
+        }
+    }
+
+    /// What a role of the run is stored as; `bytes` has its segments, each in whole blocks. Nothing for a role that a
+    /// short stripe leaves empty.
+    pub fn describe(&self, run: &Run, role: Role, bytes: &[u8]) -> Vec<Segment> {
+        let scheme = self.layout.scheme;
+        let shard = self.shard(run.chunk, role);
+        (0..run.rows)
+            .filter_map(|row| {
+                let length = self.layout.stripe(run, row).stored(role);
+                let stored = &bytes[(usize::from(row) * SEGMENT_SIZE).min(bytes.len())..][..length];
+                let identity = shard.identity(SegmentIndex(run.row + row));
+                (length > 0).then(|| Segment {
+                    entry: SegmentEntry {
+                        identity,
+                        scheme,
+                        epoch: self.epoch,
+                    },
+                    transform: Transform::None,
+                    logical_len: length as u32,
+                    stored_len: length as u32,
+                    crc: segment_crc(&identity, stored),
+                })
+            })
+            .collect()
+    }
+
+    pub fn shard(&self, chunk: ChunkIndex, role: Role) -> Shard {
+        Shard {
+            object: self.object,
+            chunk,
+            role,
+            scheme: self.layout.scheme,
+        }
+    }
+
+    /// The volumes of a chunk, by role.
+    pub fn volumes(&self, store: &Store, chunk: ChunkIndex) -> Result<Roles, VolumeError> {
+        let map = store.link().map_at(self.epoch);
+        let placed = map.ok_or_else(|| format!("epoch {} is unknown", self.epoch));
+        let placed = placed.and_then(|map| {
+            map.volumes_of_chunk(self.object, chunk, self.layout.scheme)
+                .map_err(|error| error.to_string())
+        });
+        placed.map_err(|what| VolumeError::Unreadable { what })
+    }
+
     /// The bytes `start..end`, which lie in one run: buffers whose lengths are what counts, in order.
     pub async fn fetch(self, store: Store, start: u64, end: u64) -> Result<Vec<Buf>, VolumeError> {
         let layout = self.layout;
@@ -109,19 +171,11 @@ impl Placed {
         memory: Vec<Buf>,
     ) -> Result<Vec<Rows>, Lost> {
         let scheme = self.layout.scheme;
-        let map = store.link().map_at(self.epoch);
-        let placed = map.ok_or_else(|| format!("epoch {} is unknown", self.epoch));
-        let placed = placed.and_then(|map| {
-            map.volumes_of_chunk(self.object, run.chunk, scheme)
-                .map_err(|error| error.to_string())
-        });
-        let volumes = match placed {
+        let volumes = match self.volumes(store, run.chunk) {
             Ok(volumes) => volumes,
-            Err(what) => {
-                return Err(Lost {
-                    roles: (0..scheme.width() as u8).map(Role).collect(),
-                    error: VolumeError::Unreadable { what },
-                });
+            Err(error) => {
+                let roles = (0..scheme.width() as u8).map(Role).collect();
+                return Err(Lost { roles, error });
             }
         };
         let fetches = roles.iter().zip(memory).map(|(role, buf)| {
@@ -162,12 +216,7 @@ impl Placed {
             return Ok(Fetched { data: buf, lengths });
         }
         let request = Request::Fetch {
-            shard: Shard {
-                object: self.object,
-                chunk: run.chunk,
-                role,
-                scheme: self.layout.scheme,
-            },
+            shard: self.shard(run.chunk, role),
             segment: SegmentIndex(run.row),
             buf,
         };
@@ -207,11 +256,37 @@ impl Placed {
         store: &Store,
         run: &Run,
         wanted: &[Role],
-        mut lost: Lost,
+        lost: Lost,
     ) -> Result<Vec<Rows>, VolumeError> {
+        let missing = wanted.iter().filter(|role| lost.roles.contains(role));
+        let missing: SmallVec<[Role; 32]> = missing.copied().collect();
+        let damaged = matches!(lost.error, VolumeError::Unreadable { .. });
+        let (have, made) = self.make(store, run, &missing, lost).await?;
+        store.link().count_rebuilt();
+        if damaged {
+            store.repair_soon(*self, *run, &missing);
+        }
+        let made = made
+            .into_iter()
+            .map(|(role, buf)| (role, self.cut(run, role, buf)));
+        let mut all: BTreeMap<Role, Rows> = have.into_iter().chain(made).collect();
+        let rows = wanted
+            .iter()
+            .map(|role| all.remove(role).expect("had or made"));
+        Ok(rows.collect())
+    }
+
+    /// Makes the missing roles of the run, each in one piece of memory, from k others, which come with them.
+    pub async fn make(
+        &self,
+        store: &Store,
+        run: &Run,
+        missing: &[Role],
+        mut lost: Lost,
+    ) -> Result<(Vec<(Role, Rows)>, Vec<(Role, Buf)>), VolumeError> {
         let scheme = self.layout.scheme;
         let k = usize::from(scheme.k);
-        loop {
+        let (have, mut rows, mut made) = loop {
             let roles = (0..scheme.width() as u8).map(Role);
             let have: SmallVec<[Role; 32]> = roles
                 .filter(|role| !lost.roles.contains(role))
@@ -220,54 +295,53 @@ impl Placed {
             if have.len() < k {
                 return Err(lost.error);
             }
-            let missing = wanted.iter().filter(|role| lost.roles.contains(role));
-            let missing: SmallVec<[Role; 32]> = missing.copied().collect();
             // Where the missing ones are made is had together with the others' memory.
-            let copies = k == 1;
-            let made = if copies { 0 } else { missing.len() };
-            let mut memory = self.memory(run, k + made).await;
-            let room = memory.split_off(k);
-            let rows = match self.fetch_roles(store, run, &have, memory).await {
-                Ok(rows) => rows,
-                Err(further) => {
-                    lost.roles.extend(further.roles);
-                    continue;
-                }
-            };
-            store.count_rebuilt();
-            if copies {
-                return Ok(rows);
+            let mut memory = self.memory(run, k + missing.len()).await;
+            let made = memory.split_off(k);
+            match self.fetch_roles(store, run, &have, memory).await {
+                Ok(rows) => break (have, rows, made),
+                Err(further) => lost.roles.extend(further.roles),
             }
-            let room = missing.iter().zip(room);
-            let mut made: Vec<Rows> = room.map(|(role, buf)| self.cut(run, *role, buf)).collect();
+        };
+        for (role, buf) in missing.iter().zip(&mut made) {
+            buf.set_len(self.layout.memory(run, *role));
+        }
+        if k == 1 {
+            let copy = &rows[0][0];
+            for buf in &mut made {
+                buf[..copy.len()].copy_from_slice(copy);
+                buf[copy.len()..].fill(0);
+            }
+        } else {
             let codec = store.codec(scheme);
-            for row in 0..usize::from(run.rows) {
-                let rows = have.iter().zip(&rows);
+            for row in 0..run.rows {
+                let stripe = self.layout.stripe(run, row);
+                let row = usize::from(row);
+                let rows = have.iter().zip(&mut rows);
                 let have: SmallVec<[(Role, &[u8]); 32]> =
                     rows.map(|(role, rows)| (*role, &rows[row][..])).collect();
                 let mut out: SmallVec<[(Role, &mut [u8]); 32]> = missing
                     .iter()
                     .zip(&mut made)
-                    .map(|(role, rows)| (*role, &mut rows[row][..]))
+                    .map(|(role, buf)| {
+                        let at = (row * SEGMENT_SIZE).min(buf.len());
+                        let (out, rest) = buf[at..].split_at_mut(stripe.stored(*role));
+                        // The rest of the last block; where another row follows, it is made next.
+                        rest.fill(0);
+                        (*role, out)
+                    })
                     .collect();
                 codec.rebuild(&have, &mut out);
             }
-            let all = have
-                .into_iter()
-                .zip(rows)
-                .chain(missing.into_iter().zip(made));
-            let mut all: BTreeMap<Role, Rows> = all.collect();
-            let rows = wanted
-                .iter()
-                .map(|role| all.remove(role).expect("had or made"));
-            return Ok(rows.collect());
         }
+        let have = have.into_iter().zip(rows).collect();
+        Ok((have, missing.iter().copied().zip(made).collect()))
     }
 }
 
 /// Roles of a run that cannot be had.
-struct Lost {
-    roles: SmallVec<[Role; 32]>,
+pub(super) struct Lost {
+    pub roles: SmallVec<[Role; 32]>,
     /// The first one's.
-    error: VolumeError,
+    pub error: VolumeError,
 }

@@ -13,13 +13,12 @@ use super::{
     BucketInfo, ObjectHeaders, ObjectInfo, PartInfo, ReadObject, Store, StoreError,
     checksum::{Checksum, Kind},
     gather::Placed,
-    layout::Layout,
     store::etag_of,
 };
 use crate::{
     limits::{FETCHES_AHEAD, LEASE_RENEWAL},
     link::{Reply, Request},
-    meta::{EtagValue, ObjectRecord},
+    meta::{EtagValue, ObjectRecord, stored_of},
     rt::{self, Buf, Instant},
     volume::VolumeError,
 };
@@ -126,45 +125,14 @@ struct Span {
 }
 
 fn spans_of(put: &PutVersion<'_>) -> Vec<Span> {
-    if put.fields.parts.is_empty() {
-        return vec![Span {
-            start: 0,
-            end: put.size,
-            spread: Placed {
-                object: put.object,
-                layout: Layout {
-                    scheme: put.scheme,
-                    size: put.size,
-                },
-                epoch: put.epoch,
-            },
-        }];
-    }
     let mut end = 0u64;
-    let mut others = put.fields.part_placements.iter().peekable();
-    let (mut scheme, mut epoch) = (put.scheme, put.epoch);
-    put.fields
-        .parts
-        .iter()
-        .enumerate()
-        .map(|(i, part)| {
-            if let Some(other) = others.next_if(|other| usize::from(other.first) == i) {
-                (scheme, epoch) = (other.scheme, other.epoch);
-            }
-            let start = end;
-            end = end.saturating_add(part.size);
-            let size = part.size;
-            Span {
-                start,
-                end,
-                spread: Placed {
-                    object: put.object.part(part.attempt),
-                    layout: Layout { scheme, size },
-                    epoch,
-                },
-            }
-        })
-        .collect()
+    let spans = stored_of(put).into_iter().map(|stored| {
+        let start = end;
+        end = end.saturating_add(stored.size);
+        let spread = Placed::of(&stored);
+        Span { start, end, spread }
+    });
+    spans.collect()
 }
 
 type Fetch = std::pin::Pin<Box<dyn Future<Output = Result<Vec<Buf>, VolumeError>>>>;

@@ -22,6 +22,7 @@ mod get;
 mod layout;
 mod multipart;
 mod put;
+mod repair;
 mod spread;
 mod store;
 #[cfg(test)]
@@ -30,6 +31,7 @@ mod upkeep;
 
 pub use self::{
     get::Reader,
+    repair::Repaired,
     store::Store,
     upkeep::{ask_about_orphans, free_some, run_upkeep},
 };

@@ -271,8 +271,8 @@ impl Store {
                     size,
                     md5,
                     modified_ms: rt::unix_ms(),
-                    scheme: spread.layout.scheme,
-                    epoch: spread.epoch,
+                    scheme: spread.placed.layout.scheme,
+                    epoch: spread.placed.epoch,
                     missing_roles,
                     checksum: checksum.as_ref().map(|c| ObjectChecksum {
                         algorithm: c.algorithm.into(),
@@ -533,7 +533,7 @@ impl Store {
     /// Aborts every upload of a bucket that is going away.
     pub(super) async fn abort_all(&self, bucket: BucketId) -> Result<(), StoreError> {
         let link = self.link();
-        for volume in link.volumes() {
+        for volume in link.homes() {
             loop {
                 let query = UploadQuery {
                     bucket,
@@ -608,7 +608,7 @@ impl Store {
         };
         let link = self.link();
         let shares = futures_util::future::join_all(
-            link.volumes()
+            link.homes()
                 .map(|v| link.call(v, Request::Uploads(query.clone()))),
         )
         .await;

@@ -114,9 +114,9 @@ impl Store {
                     size,
                     etag: stored.md5,
                     checksum: body.checksum(),
-                    body: shard_format::Body::Chunks(spread.layout.chunks()),
-                    scheme: spread.layout.scheme,
-                    epoch: spread.epoch,
+                    body: shard_format::Body::Chunks(spread.placed.layout.chunks()),
+                    scheme: spread.placed.layout.scheme,
+                    epoch: spread.placed.epoch,
                     missing_roles: stored.missing_roles,
                 };
                 self.commit_put(bucket, key, headers, condition, version)
@@ -177,7 +177,7 @@ impl Store {
         let mut offset = 0u64;
         let mut renewed = rt::now();
         while offset < size {
-            let run = spread.layout.run_at(offset);
+            let run = spread.placed.layout.run_at(offset);
             let memory = room(body, spread.memory(&run)).await;
             let mut bufs = spread.cut(&run, memory);
             let slices = spread.slices(&run);
@@ -199,7 +199,7 @@ impl Store {
             let to = spread.clone();
             in_flight.push(rt::spawn(async move { to.store(run, bufs).await }));
             offset = run.end;
-            self.keep_lease(spread.object, &mut renewed);
+            self.keep_lease(spread.placed.object, &mut renewed);
         }
         Ok(md5.finish())
     }

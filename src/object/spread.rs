@@ -15,24 +15,15 @@
 use std::{cell::RefCell, collections::BTreeMap, rc::Rc};
 
 use futures_util::future::join_all;
-use shard_format::{
-    BLOCK_SIZE, ChunkIndex, Epoch, MissingRoles, ObjectId, Role, SEGMENT_SIZE, Scheme,
-    SegmentEntry, SegmentIndex, Transform, segment_crc,
-};
+use shard_format::{BLOCK_SIZE, ChunkIndex, MissingRoles, ObjectId, Role, SEGMENT_SIZE, Scheme};
 use smallvec::SmallVec;
 
 use super::{
     Store, StoreError,
+    gather::Placed,
     layout::{Layout, Run},
 };
-use crate::{
-    link::Request,
-    log::Segment,
-    md5::Slice,
-    placement::Roles,
-    rt::Buf,
-    volume::{Shard, VolumeError},
-};
+use crate::{link::Request, md5::Slice, placement::Roles, rt::Buf, volume::VolumeError};
 
 /// Shards of a chunk that must be durable before a put is acknowledged.
 pub(super) const fn durable_shards(scheme: Scheme) -> u16 {
@@ -51,9 +42,7 @@ struct Chunk {
 
 pub(super) struct Spread {
     store: Store,
-    pub object: ObjectId,
-    pub layout: Layout,
-    pub epoch: Epoch,
+    pub placed: Placed,
     chunks: RefCell<BTreeMap<ChunkIndex, Chunk>>,
 }
 
@@ -62,24 +51,26 @@ impl Spread {
     pub fn new(store: &Store, object: ObjectId, size: u64) -> Rc<Spread> {
         Rc::new(Spread {
             store: store.clone(),
-            object,
-            layout: Layout {
-                scheme: store.scheme(),
-                size,
+            placed: Placed {
+                object,
+                layout: Layout {
+                    scheme: store.scheme(),
+                    size,
+                },
+                epoch: store.link().map().epoch,
             },
-            epoch: store.link().map().epoch,
             chunks: RefCell::default(),
         })
     }
 
     fn roles(&self) -> impl Iterator<Item = Role> + use<> {
-        (0..self.layout.scheme.width() as u8).map(Role)
+        (0..self.placed.layout.scheme.width() as u8).map(Role)
     }
 
     /// Bytes of memory that a run takes, to be had at once; [`Spread::cut`] makes it the roles'.
     pub fn memory(&self, run: &Run) -> usize {
-        let role = self.layout.memory(run, Role(0));
-        match self.layout.scheme.width() {
+        let role = self.placed.layout.memory(run, Role(0));
+        match self.placed.layout.scheme.width() {
             1 => role,
             width => role.next_power_of_two() * usize::from(width),
         }
@@ -87,15 +78,15 @@ impl Spread {
 
     /// A buffer for each role, with the length that its segments will have.
     pub fn cut(&self, run: &Run, memory: Buf) -> Vec<Buf> {
-        let width = usize::from(self.layout.scheme.width());
+        let width = usize::from(self.placed.layout.scheme.width());
         let mut bufs = if width == 1 {
             vec![memory]
         } else {
-            memory.split(self.layout.memory(run, Role(0)).next_power_of_two())
+            memory.split(self.placed.layout.memory(run, Role(0)).next_power_of_two())
         };
         bufs.truncate(width);
         for (role, buf) in self.roles().zip(&mut bufs) {
-            buf.set_len(self.layout.memory(run, role));
+            buf.set_len(self.placed.layout.memory(run, role));
         }
         bufs
     }
@@ -104,8 +95,8 @@ impl Spread {
     pub fn slices(&self, run: &Run) -> SmallVec<[Slice; 1]> {
         let mut slices = SmallVec::new();
         for row in 0..run.rows {
-            let stripe = self.layout.stripe(run, row);
-            for role in 0..self.layout.scheme.k {
+            let stripe = self.placed.layout.stripe(run, row);
+            for role in 0..self.placed.layout.scheme.k {
                 let bytes = stripe.bytes_of(Role(role));
                 let at = usize::from(row) * SEGMENT_SIZE;
                 let range = at..at + (bytes.end - bytes.start) as usize;
@@ -129,12 +120,13 @@ impl Spread {
 
     /// Fills in what the body left: the rest of blocks, and parity.
     fn complete(&self, run: &Run, bufs: &mut [Buf]) {
-        let k = usize::from(self.layout.scheme.k);
+        let k = usize::from(self.placed.layout.scheme.k);
         let (data, parity) = bufs.split_at_mut(k);
-        let codec = self.store.codec(self.layout.scheme);
-        let last = self.layout.stripe(run, run.rows - 1);
+        let codec = self.store.codec(self.placed.layout.scheme);
+        let last = self.placed.layout.stripe(run, run.rows - 1);
         let at = usize::from(run.rows - 1) * SEGMENT_SIZE;
         for (role, buf) in data.iter_mut().enumerate() {
+            buf.set_len(self.placed.layout.memory(run, Role(role as u8)));
             let end = at + last.stored(Role(role as u8));
             let end = end.min(buf.len());
             buf[end..].fill(0);
@@ -165,39 +157,12 @@ impl Spread {
         }
     }
 
-    fn describe(&self, run: &Run, role: Role, bytes: &[u8]) -> Vec<Segment> {
-        let shard = Shard {
-            object: self.object,
-            chunk: run.chunk,
-            role,
-            scheme: self.layout.scheme,
-        };
-        (0..run.rows)
-            .filter_map(|row| {
-                let length = self.layout.stripe(run, row).stored(role);
-                let stored = &bytes[(usize::from(row) * SEGMENT_SIZE).min(bytes.len())..][..length];
-                let identity = shard.identity(SegmentIndex(run.row + row));
-                (length > 0).then(|| Segment {
-                    entry: SegmentEntry {
-                        identity,
-                        scheme: self.layout.scheme,
-                        epoch: self.epoch,
-                    },
-                    transform: Transform::None,
-                    logical_len: length as u32,
-                    stored_len: length as u32,
-                    crc: segment_crc(&identity, stored),
-                })
-            })
-            .collect()
-    }
-
     /// Stores a run whose data is in the buffers. An error is the whole object's.
     pub async fn store(&self, run: Run, mut bufs: Vec<Buf>) -> Result<(), StoreError> {
         self.complete(&run, &mut bufs);
         let (volumes, missing) = self.place(run.chunk)?;
         let stores = self.roles().zip(bufs).filter_map(|(role, data)| {
-            let segments = self.describe(&run, role, &data);
+            let segments = self.placed.describe(&run, role, &data);
             // A shard that lacks a run is missing; more of it would help nobody.
             let wanted = !segments.is_empty() && missing >> role.0 & 1 == 0;
             let volume = volumes[usize::from(role.0)];
@@ -217,12 +182,7 @@ impl Spread {
     fn place(&self, chunk: ChunkIndex) -> Result<(Roles, u64), StoreError> {
         let mut chunks = self.chunks.borrow_mut();
         if !chunks.contains_key(&chunk) {
-            let map = self.store.link().map();
-            let volumes = map
-                .volumes_of_chunk(self.object, chunk, self.layout.scheme)
-                .map_err(|e| StoreError::Unavailable {
-                    reason: e.to_string(),
-                })?;
+            let volumes = self.placed.volumes(&self.store, chunk)?;
             chunks.insert(
                 chunk,
                 Chunk {
@@ -243,7 +203,7 @@ impl Spread {
         let mut chunks = self.chunks.borrow_mut();
         let place = chunks.get_mut(&chunk).expect("it was stored to");
         place.missing |= 1 << role.0;
-        let scheme = self.layout.scheme;
+        let scheme = self.placed.layout.scheme;
         let left = scheme.width() - place.missing.count_ones() as u16;
         let quorum = left >= durable_shards(scheme) || crate::planted!("skip-the-quorum");
         if quorum { Ok(()) } else { Err(error.into()) }
@@ -295,7 +255,7 @@ impl Spread {
     /// Nobody will ever name these shards.
     pub fn abandon(&self) {
         for volume in self.volumes() {
-            let object = self.object;
+            let object = self.placed.object;
             self.store
                 .link()
                 .tell(volume, Request::FreeObject { object });

@@ -14,6 +14,7 @@ use super::{
     ObjectHeaders, ObjectInfo, ObjectStore, PART_SIZE_MIN, PartPage, PutDone, Reader, StoreError,
     UploadId, UploadInfo, UploadedPart, UploadsPage, UploadsRequest, checksum,
     put::{condition_tag, format_condition},
+    repair::Repairs,
 };
 use crate::{
     erasure::Codec,
@@ -69,7 +70,7 @@ struct Inner {
     /// Of new objects.
     scheme: Cell<Scheme>,
     codecs: RefCell<BTreeMap<Scheme, Rc<Codec>>>,
-    runs_rebuilt: Cell<u64>,
+    repairs: Rc<Repairs>,
     /// Orders object ids made on this core in one millisecond.
     last_hlc: Cell<u64>,
     draining: Cell<bool>,
@@ -87,7 +88,7 @@ impl Store {
             hashing: Hashing::new(),
             scheme: Cell::new(scheme),
             codecs: RefCell::default(),
-            runs_rebuilt: Cell::new(0),
+            repairs: Rc::default(),
             last_hlc: Cell::new(0),
             draining: Cell::new(false),
             part_size_min: Cell::new(PART_SIZE_MIN),
@@ -114,13 +115,8 @@ impl Store {
         codec.or_insert_with(|| Rc::new(Codec::new(scheme))).clone()
     }
 
-    /// Runs that were read with the help of parity.
-    pub fn runs_rebuilt(&self) -> u64 {
-        self.0.runs_rebuilt.get()
-    }
-
-    pub(super) fn count_rebuilt(&self) {
-        self.0.runs_rebuilt.set(self.runs_rebuilt() + 1);
+    pub(super) fn repairs(&self) -> Rc<Repairs> {
+        self.0.repairs.clone()
     }
 
     /// No longer ready: the health check says so while requests under way finish.
@@ -206,7 +202,7 @@ impl Store {
         };
         let link = &self.0.link;
         let shares = join_all(
-            link.volumes()
+            link.homes()
                 .map(|v| link.call(v, Request::List(query.clone()))),
         )
         .await;

@@ -77,7 +77,9 @@ where
             segment_file_length: Some(8 << 20),
             ..Settings::default()
         };
-        let layout = node::prepare(&data, 1, &settings).await.unwrap();
+        let layout = node::prepare(std::slice::from_ref(&data), 1, &settings)
+            .await
+            .unwrap();
         let share = node::start(&layout, CoreId(0), 1, None, &settings)
             .await
             .unwrap();

@@ -23,6 +23,8 @@ const FREE_BATCH: usize = 64;
 const ORPHAN_INTERVAL: Duration = Duration::from_secs(3600);
 /// How often uploads that were completed long ago are forgotten.
 const FORGET_INTERVAL: Duration = Duration::from_secs(900);
+/// How often all objects are looked after.
+const REPAIR_INTERVAL: Duration = Duration::from_secs(24 * 3600);
 /// Object ids of one question.
 const ORPHAN_BATCH: usize = 256;
 
@@ -40,6 +42,10 @@ pub async fn run_upkeep(store: Store, volume: u16, groups: std::rc::Rc<Groups>) 
     }
     if let Err(error) = groups.sweep_parts().await {
         tracing::warn!(volume, %error, "looking for parts without an upload failed");
+    }
+    if store.link().map().members().len() > 1 {
+        let (store, groups) = (store.clone(), groups.clone());
+        rt::spawn(async move { run_repairs(store, volume, groups).await });
     }
     let mut next_question = rt::now();
     let mut next_forgetting = rt::now();
@@ -78,6 +84,26 @@ pub async fn run_upkeep(store: Store, volume: u16, groups: std::rc::Rc<Groups>) 
     }
 }
 
+/// Looks after the objects of the home, at the start and then now and then, until the volume is closed.
+async fn run_repairs(store: Store, volume: u16, groups: std::rc::Rc<Groups>) {
+    loop {
+        match store.repair_home(&groups).await {
+            Ok(done) if done.runs > 0 || done.failed > 0 => tracing::info!(
+                volume,
+                objects = done.objects,
+                runs = done.runs,
+                bytes = done.bytes,
+                failed = done.failed,
+                "missing shards were made again"
+            ),
+            Ok(_) => {}
+            Err(VolumeError::Closed | VolumeError::Suspect { .. }) => return,
+            Err(error) => tracing::warn!(volume, %error, "looking for missing shards failed"),
+        }
+        rt::sleep(REPAIR_INTERVAL).await;
+    }
+}
+
 /// Frees some objects of the groups' free list on every volume, then takes them off the list.
 pub async fn free_some(store: &Store, groups: &Groups) -> Result<usize, VolumeError> {
     let objects = groups.to_free(FREE_BATCH)?;
@@ -92,10 +118,14 @@ pub async fn free_some(store: &Store, groups: &Groups) -> Result<usize, VolumeEr
         )
         .await
         {
-            answer?;
+            match answer {
+                // A volume that accepts no writes keeps its shards; when it is back it asks whose they are.
+                Err(VolumeError::Away | VolumeError::ReadOnly { .. }) => {}
+                answer => drop(answer?),
+            }
         }
     }
-    // Every volume has acknowledged durably: only now may the list forget.
+    // Every other volume has acknowledged durably: only now may the list forget.
     let commands = objects
         .iter()
         .map(|object| {

@@ -109,14 +109,22 @@ impl Map {
         PgId::of_key_hash(object.key_hash32(), self.pg_count)
     }
 
-    /// The volume that holds a group's metadata.
+    /// The volume that holds a group's metadata: until they are replicated, one of the first drive's.
     pub fn home(&self, pg: PgId) -> u16 {
-        let members = self.members();
+        let homes = self.homes();
         let i = match pg {
             PgId::SYSTEM => 0,
-            pg => usize::from(pg.0) % members.len(),
+            pg => usize::from(pg.0) % homes.len(),
         };
-        members[i].volume
+        homes[i].volume
+    }
+
+    /// The volumes that are homes of groups.
+    pub fn homes(&self) -> &[Member] {
+        let members = self.members();
+        let first = members[0].domain;
+        let count = members.partition_point(|member| member.domain == first);
+        &members[..count]
     }
 
     /// The groups whose home is `volume`, the system group included.

@@ -208,7 +208,8 @@ impl Scenario {
             index_headroom: 0,
             segment_file_length: Some(self.file_length),
             record_cache_bytes: self.record_cache_bytes,
-            scheme: shard_format::Scheme::PLAIN,
+            scheme: Some(shard_format::Scheme::PLAIN),
+            without_missing: false,
         }
     }
 
@@ -485,7 +486,7 @@ impl Run {
             for (volume, choice) in indexes.into_iter().enumerate() {
                 twin::power_cut(&directory.join(format!("volume-{volume}/index")), choice);
             }
-            node::prepare(&directory, volumes, &settings).await
+            node::prepare(&[directory], volumes, &settings).await
         });
         let layout: Rc<Layout> = match prepared {
             Ok(Ok(layout)) => Rc::new(layout),

@@ -513,6 +513,11 @@ impl Volume {
         result
     }
 
+    /// Which runs of a shard are here: bit n is run n. A run that is there may be damaged.
+    pub fn runs(&self, shard: &Shard) -> Result<u64, VolumeError> {
+        shards::present(&self.view(), shard)
+    }
+
     /// Frees every shard of an object. Durable when it returns: the shards do not come back but through a lost index,
     /// and then as orphans.
     pub async fn free_object(&self, object: ObjectId) -> Result<(), VolumeError> {

@@ -13,8 +13,8 @@
 //! that bytes of another segment never pass.
 
 use shard_format::{
-    BLOCK_SIZE, ChunkIndex, FileNumber, Generation, Lsn, ObjectId, Role, SEGMENT_SIZE, Scheme,
-    SegmentEntry, SegmentIdentity, SegmentIndex, Transform, segment_crc,
+    BLOCK_SIZE, CHUNK_SIZE, ChunkIndex, FileNumber, Generation, Lsn, ObjectId, Role, SEGMENT_SIZE,
+    Scheme, SegmentEntry, SegmentIdentity, SegmentIndex, Transform, segment_crc,
 };
 use smallvec::SmallVec;
 
@@ -263,6 +263,33 @@ pub(super) fn relocate(store: &Store<'_>, run: &Run) {
         insert(store, run);
     }
 }
+
+/// Which runs of a shard there are: bit n is run n.
+pub(super) fn present(store: &Store<'_>, shard: &Shard) -> Result<u64, VolumeError> {
+    let mut runs = 0;
+    let mut from = key(shard, 0).to_vec();
+    let prefix = from[..KEY_SIZE - 2].to_vec();
+    loop {
+        let end = store.index.scan(Table::Shards, &from, usize::MAX, |k, _| {
+            if !k.starts_with(&prefix) {
+                return Step::Stop;
+            }
+            if let Some(run) = k.last_chunk::<2>() {
+                runs |= 1u64
+                    .checked_shl(u16::from_be_bytes(*run).into())
+                    .unwrap_or(0);
+            }
+            Step::Next
+        })?;
+        match end {
+            ScanEnd::Budget(next) => from = next,
+            _ => return Ok(runs),
+        }
+    }
+}
+
+// A run is more than half of what it may be.
+const _: () = assert!(2 * CHUNK_SIZE / STORE_BYTES_MAX <= u64::BITS as usize);
 
 /// Whether the index points at this very copy of the run that `segment` belongs to.
 pub(super) fn is_live(store: &Store<'_>, entry: &SegmentEntry, extent: &Extent) -> bool {

@@ -1,6 +1,6 @@
 //! A drive gives back what is deleted from it, again and again.
 
-use std::{path::Path, rc::Rc, time::Duration};
+use std::{rc::Rc, time::Duration};
 
 use shard_format::BLOCK_SIZE;
 
@@ -81,10 +81,11 @@ impl Drive {
                 index_kind: StoreKind::Twin,
                 index_headroom: 0,
                 segment_file_length: Some(FILE_LENGTH),
-                scheme: shard_format::Scheme::PLAIN,
+                scheme: Some(shard_format::Scheme::PLAIN),
+                without_missing: false,
                 record_cache_bytes: 0,
             };
-            let layout = node::prepare(Path::new("/drive"), VOLUMES, &settings)
+            let layout = node::prepare(&["/drive".into()], VOLUMES, &settings)
                 .await
                 .expect("formats");
             let share = node::start(&layout, CoreId(0), 1, None, &settings).await;
