@@ -142,11 +142,11 @@ pub fn start_upkeep(share: &CoreShare) {
 /// Flushes, checkpoints and closes this core's volumes. What was acknowledged is durable already; this makes the next
 /// start quick.
 pub async fn stop(share: &CoreShare) -> Result<(), NodeError> {
+    let mut failed = None;
     for (v, volume, _) in &share.volumes {
-        volume
-            .close()
-            .await
-            .map_err(|error| NodeError::Volume { volume: *v, error })?;
+        if let Err(error) = volume.close().await {
+            failed.get_or_insert(NodeError::Volume { volume: *v, error });
+        }
     }
-    Ok(())
+    failed.map_or(Ok(()), Err)
 }

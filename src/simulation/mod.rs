@@ -27,6 +27,8 @@ use self::{
     model::Model,
     workload::{Client, Load, Reader, Verdict},
 };
+use shard_format::Scheme;
+
 use crate::{
     index::{StoreKind, twin},
     limits::LEASE_TIME,
@@ -151,6 +153,8 @@ struct Scenario {
     record_cache_bytes: usize,
     /// Whether failures are drawn under the load; else they are set from outside.
     draws_failures: bool,
+    /// Of all objects; every role on a volume of its own.
+    scheme: Scheme,
 }
 
 impl Scenario {
@@ -182,9 +186,31 @@ impl Scenario {
             operations_max: 150,
             draws_failures: true,
             record_cache_bytes: 0,
+            scheme: Scheme::PLAIN,
         }
         .patient(rng.chance(0.2))
         .caching(rng.chance(0.3))
+        .spreading(&mut rng.clone())
+    }
+
+    /// In some lives objects have parity.
+    fn spreading(self, rng: &mut Rng) -> Scenario {
+        if !rng.chance(0.3) {
+            return self;
+        }
+        let (k, m) = [(1, 1), (2, 1), (2, 2), (3, 1)][rng.below(4) as usize];
+        let scheme = Scheme {
+            k,
+            m,
+            ..Scheme::PLAIN
+        };
+        let volumes = self.volumes.max(scheme.width() + rng.below(2) as u16);
+        Scenario {
+            scheme,
+            volumes,
+            capacity: self.capacity / u64::from(self.volumes) * u64::from(volumes),
+            ..self
+        }
     }
 
     fn caching(self, caching: bool) -> Scenario {
@@ -208,7 +234,7 @@ impl Scenario {
             index_headroom: 0,
             segment_file_length: Some(self.file_length),
             record_cache_bytes: self.record_cache_bytes,
-            scheme: Some(shard_format::Scheme::PLAIN),
+            scheme: Some(self.scheme),
             without_missing: false,
         }
     }
