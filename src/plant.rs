@@ -43,6 +43,10 @@ pub const BUGS: &[(&str, &str)] = &[
         "forget-completion",
         "drop the record of a completion with its version, though completing again must be answered",
     ),
+    (
+        "skip-the-quorum",
+        "acknowledge a put with fewer shards durable than its scheme asks for",
+    ),
 ];
 
 #[cfg(feature = "plant")]

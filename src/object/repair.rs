@@ -125,7 +125,7 @@ impl Store {
     }
 
     /// Looks at every object of the home, and makes what is missing of it.
-    pub(super) async fn repair_home(&self, groups: &Groups) -> Result<Repaired, VolumeError> {
+    pub async fn repair_home(&self, groups: &Groups) -> Result<Repaired, VolumeError> {
         let mut done = Repaired::default();
         let group_of = |object| self.link().map().group_of_object(object);
         let mut from = ObjectId([0; 16]);

@@ -1,8 +1,12 @@
 //! The store on a real reactor and a real directory, without a network.
 
-use std::{path::Path, time::Instant};
+use std::{
+    path::{Path, PathBuf},
+    time::Instant,
+};
 
 use md5::{Digest, Md5};
+use shard_format::Scheme;
 
 use super::{
     Body, BodyError, BucketInfo, CompletedPart, Completion, Condition, ObjectHeaders, ObjectStore,
@@ -10,6 +14,7 @@ use super::{
     checksum::{Algorithm, Checksum, Hasher, Kind},
 };
 use crate::{
+    link::Request,
     node::{self, CoreShare, Settings},
     rt::{Buf, Config, CoreId, Reactor},
 };
@@ -66,20 +71,30 @@ where
     T: 'static,
     F: Future<Output = T> + 'static,
 {
+    on_drives(vec![data.to_owned()], None, main)
+}
+
+fn on_drives<T, F>(
+    drives: Vec<PathBuf>,
+    scheme: Option<Scheme>,
+    main: impl FnOnce(CoreShare) -> F + 'static,
+) -> T
+where
+    T: 'static,
+    F: Future<Output = T> + 'static,
+{
     let config = Config {
         arena_bytes: 32 << 20,
         ..Config::small()
     };
-    let data = data.to_owned();
     let reactor = Reactor::new(CoreId(0), &config).unwrap();
     let value = reactor.run(async move {
         let settings = Settings {
             segment_file_length: Some(8 << 20),
+            scheme,
             ..Settings::default()
         };
-        let layout = node::prepare(std::slice::from_ref(&data), 1, &settings)
-            .await
-            .unwrap();
+        let layout = node::prepare(&drives, 1, &settings).await.unwrap();
         let share = node::start(&layout, CoreId(0), 1, None, &settings)
             .await
             .unwrap();
@@ -405,4 +420,171 @@ fn more_puts_than_memory_go_through() {
         assert!(bytes == vec![39; (4 << 20) + 1]);
         node::stop(&share).await.unwrap();
     });
+}
+
+/// Lengths around everything that has an edge: inline bodies, blocks, segments, stripes, runs.
+const LENGTHS: [usize; 12] = [
+    (32 << 10) + 1,
+    40_000,
+    64 << 10,
+    (64 << 10) + 1,
+    (128 << 10) + 8192,
+    200_000,
+    (256 << 10) - 1,
+    (1 << 20) - 1,
+    1 << 20,
+    (1 << 20) + 1,
+    (3 << 20) + 77_777,
+    (6 << 20) + (192 << 10),
+];
+
+fn bytes_of(length: usize) -> Vec<u8> {
+    let mut state = length as u64 | 1;
+    let next = || {
+        state ^= state << 13;
+        state ^= state >> 7;
+        state ^= state << 17;
+        state as u8
+    };
+    std::iter::repeat_with(next).take(length).collect()
+}
+
+/// Has a store of the scheme with an object of each length, on a drive a role; then, of each object, the shards on
+/// `lost` of the volumes are freed.
+fn with_shards_lost<T, F>(
+    (k, m): (u8, u8),
+    lost: u16,
+    main: impl FnOnce(CoreShare, BucketInfo, Vec<Vec<u8>>) -> F + 'static,
+) -> T
+where
+    T: 'static,
+    F: Future<Output = T> + 'static,
+{
+    let dir = tempfile::tempdir().unwrap();
+    let scheme = Scheme {
+        k,
+        m,
+        ..Scheme::PLAIN
+    };
+    let drives: Vec<PathBuf> = (0..scheme.width())
+        .map(|n| dir.path().join(n.to_string()))
+        .collect();
+    for drive in &drives {
+        std::fs::create_dir(drive).unwrap();
+    }
+    on_drives(drives, Some(scheme), move |share| async move {
+        let store = &share.store;
+        let bucket = store.create_bucket("bucket", "o", "r").await.unwrap();
+        let bodies: Vec<Vec<u8>> = LENGTHS.iter().map(|l| bytes_of(*l)).collect();
+        for (n, body) in bodies.iter().enumerate() {
+            let key = n.to_string();
+            let mut bytes = Bytes::new(body);
+            let (headers, condition) = (ObjectHeaders::default(), Condition::None);
+            let put = store.put(&bucket, key.as_bytes(), headers, condition, &mut bytes);
+            put.await.unwrap();
+        }
+        let (_, groups) = &store.link().local()[0];
+        let group_of = |object| store.link().map().group_of_object(object);
+        let (objects, _) = groups
+            .stored_objects(group_of, shard_format::ObjectId([0; 16]), 100)
+            .await
+            .unwrap();
+        assert_eq!(objects.len(), LENGTHS.len());
+        for volume in 0..lost {
+            for object in &objects {
+                let object = object.object;
+                let free = Request::FreeObject { object };
+                store.link().call(volume, free).await.unwrap();
+            }
+        }
+        main(share, bucket, bodies).await
+    })
+}
+
+#[test]
+fn any_range_is_read_without_as_many_shards_as_there_is_parity() {
+    for (k, m) in [(1, 1), (1, 2), (2, 1), (2, 2), (3, 2), (5, 1), (4, 2)] {
+        for lost in 0..=u16::from(m) {
+            with_shards_lost((k, m), lost, move |share, bucket, bodies| async move {
+                for (n, body) in bodies.iter().enumerate() {
+                    let (key, len) = (n.to_string(), body.len());
+                    let key = key.as_bytes();
+                    let whole = read(&share.store, &bucket, key, None).await;
+                    assert!(whole == *body, "{k}+{m} without {lost}: {len} bytes");
+                    for (start, end) in [
+                        (0, 1),
+                        (len - 1, len),
+                        (len / 2, len / 2 + 1),
+                        (1, len - 1),
+                        (len / 3, 2 * len / 3),
+                        (65_535 % len, (65_537).min(len)),
+                    ] {
+                        if start >= end {
+                            continue;
+                        }
+                        let range = Some((start as u64, end as u64));
+                        let part = read(&share.store, &bucket, key, range).await;
+                        let right = part == body[start..end];
+                        assert!(right, "{k}+{m} without {lost}: {start}..{end} of {len}");
+                    }
+                }
+                node::stop(&share).await.unwrap();
+            });
+        }
+    }
+}
+
+#[test]
+fn with_one_shard_too_few_an_object_is_unreadable_and_never_short() {
+    with_shards_lost((2, 1), 2, |share, bucket, bodies| async move {
+        for n in 0..bodies.len() {
+            let key = n.to_string();
+            let mut reader = share.store.get(&bucket, key.as_bytes()).await.unwrap();
+            let mut length = 0;
+            let error = loop {
+                match reader.next().await {
+                    Ok(Some(piece)) => length += piece.len(),
+                    Ok(None) => panic!("{length} bytes of {} and no error", bodies[n].len()),
+                    Err(error) => break error,
+                }
+            };
+            assert!(matches!(error, StoreError::Unreadable { .. }), "{error}");
+        }
+        node::stop(&share).await.unwrap();
+    });
+}
+
+#[test]
+fn repair_makes_what_is_missing_and_nothing_else() {
+    for (k, m) in [(1, 1), (2, 1), (2, 2), (3, 2)] {
+        with_shards_lost(
+            (k, m),
+            u16::from(m),
+            move |share, bucket, bodies| async move {
+                let store = &share.store;
+                let (_, groups) = &store.link().local()[0];
+                let first = store.repair_home(groups).await.unwrap();
+                assert_eq!((first.objects, first.failed), (LENGTHS.len() as u64, 0));
+                assert!(first.runs >= LENGTHS.len() as u64);
+                let second = store.repair_home(groups).await.unwrap();
+                assert_eq!((second.runs, second.bytes), (0, 0));
+                // Other shards go, so that those that were made are needed, and right.
+                let group_of = |object| store.link().map().group_of_object(object);
+                let zero = shard_format::ObjectId([0; 16]);
+                let (objects, _) = groups.stored_objects(group_of, zero, 100).await.unwrap();
+                for volume in u16::from(m)..2 * u16::from(m) {
+                    for object in &objects {
+                        let object = object.object;
+                        let free = Request::FreeObject { object };
+                        store.link().call(volume, free).await.unwrap();
+                    }
+                }
+                for (n, body) in bodies.iter().enumerate() {
+                    let whole = read(store, &bucket, n.to_string().as_bytes(), None).await;
+                    assert!(whole == *body, "{k}+{m}: {} bytes", body.len());
+                }
+                node::stop(&share).await.unwrap();
+            },
+        );
+    }
 }

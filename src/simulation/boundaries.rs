@@ -126,7 +126,7 @@ impl Run {
         if boundary.phase == Phase::Load {
             self.cut_at(boundary);
         }
-        let cut = self.load(&shares)?;
+        let cut = self.load(&shares, false)?;
         self.count(&shares);
         match boundary.phase {
             Phase::Load if !cut => return Ok(false),

@@ -21,14 +21,14 @@ mod model;
 mod uploads;
 mod workload;
 
-use std::{cell::RefCell, fmt, path::Path, path::PathBuf, rc::Rc, time::Duration};
+use std::{cell::RefCell, collections::BTreeSet, fmt, path::PathBuf, rc::Rc, time::Duration};
+
+use shard_format::Scheme;
 
 use self::{
     model::Model,
     workload::{Client, Load, Reader, Verdict},
 };
-use shard_format::Scheme;
-
 use crate::{
     index::{StoreKind, twin},
     limits::LEASE_TIME,
@@ -91,6 +91,8 @@ pub struct Summary {
     pub rebuilds: u32,
     pub checkpoints: u64,
     pub damage_found: u64,
+    /// Runs whose missing shards were made again.
+    pub runs_repaired: u64,
     /// Hash of everything that happened: the same for the same seed and build.
     pub trace: u64,
 }
@@ -100,7 +102,7 @@ impl fmt::Display for Summary {
         write!(
             f,
             "seed {} ok: faults {}, {} rounds, {} power cuts, {} crashes, {} operations, {} checkpoints, {} files \
-             reclaimed, {} rebuilds, {} damages found, trace {:016x}",
+             reclaimed, {} rebuilds, {} damages found, {} runs repaired, trace {:016x}",
             self.seed,
             self.faults,
             self.rounds,
@@ -111,6 +113,7 @@ impl fmt::Display for Summary {
             self.files_freed,
             self.rebuilds,
             self.damage_found,
+            self.runs_repaired,
             self.trace
         )
     }
@@ -129,7 +132,10 @@ impl fmt::Display for Violation {
     }
 }
 
-const DIRECTORY: &str = "/drive";
+fn directory(drive: u16) -> PathBuf {
+    PathBuf::from(format!("/drive-{drive}"))
+}
+
 /// Virtual time one step may take before the store counts as hung.
 const STEP_LIMIT: Duration = Duration::from_secs(600);
 /// Times that leftovers are looked for; a lease that keeps some alive ends in between.
@@ -153,8 +159,9 @@ struct Scenario {
     record_cache_bytes: usize,
     /// Whether failures are drawn under the load; else they are set from outside.
     draws_failures: bool,
-    /// Of all objects; every role on a volume of its own.
+    /// Of all objects; every role on a drive of its own.
     scheme: Scheme,
+    drives: u16,
 }
 
 impl Scenario {
@@ -187,13 +194,14 @@ impl Scenario {
             draws_failures: true,
             record_cache_bytes: 0,
             scheme: Scheme::PLAIN,
+            drives: 1,
         }
         .patient(rng.chance(0.2))
         .caching(rng.chance(0.3))
         .spreading(&mut rng.clone())
     }
 
-    /// In some lives objects have parity.
+    /// In some lives there are several drives, and objects have parity.
     fn spreading(self, rng: &mut Rng) -> Scenario {
         if !rng.chance(0.3) {
             return self;
@@ -204,11 +212,14 @@ impl Scenario {
             m,
             ..Scheme::PLAIN
         };
-        let volumes = self.volumes.max(scheme.width() + rng.below(2) as u16);
+        let drives = scheme.width() + rng.below(2) as u16;
+        let volumes = drives * self.cores.div_ceil(drives);
         Scenario {
             scheme,
+            drives,
             volumes,
-            capacity: self.capacity / u64::from(self.volumes) * u64::from(volumes),
+            // Of each drive.
+            capacity: self.capacity / u64::from(self.volumes) * u64::from(volumes / drives),
             ..self
         }
     }
@@ -235,7 +246,7 @@ impl Scenario {
             segment_file_length: Some(self.file_length),
             record_cache_bytes: self.record_cache_bytes,
             scheme: Some(self.scheme),
-            without_missing: false,
+            without_missing: true,
         }
     }
 
@@ -282,7 +293,11 @@ impl Scenario {
 struct Run {
     world: World,
     node: NodeId,
-    drive: DriveId,
+    drives: Vec<DriveId>,
+    /// Drives that the next start does without.
+    away: BTreeSet<u16>,
+    /// Some shards may be missing: no drive goes away before they are made again.
+    owes_repair: bool,
     scenario: Scenario,
     rng: Rng,
     model: Rc<RefCell<Model>>,
@@ -307,7 +322,9 @@ impl Run {
         let mut rng = world.stream("scenario", 0);
         let scenario = arrange(Scenario::draw(&mut rng, options.faults));
         let node = world.add_node(scenario.cores);
-        let drive = world.add_drive(node, Path::new(DIRECTORY), scenario.healthy());
+        let drives = (0..scenario.drives)
+            .map(|n| world.add_drive(node, directory(n), scenario.healthy()))
+            .collect();
         let summary = Summary {
             seed: options.seed,
             faults: scenario.faults.to_string(),
@@ -316,7 +333,9 @@ impl Run {
         Run {
             world,
             node,
-            drive,
+            drives,
+            away: BTreeSet::new(),
+            owes_repair: false,
             scenario,
             rng,
             model: Rc::default(),
@@ -376,7 +395,10 @@ impl Run {
         let mut first = true;
         for round in 0..self.scenario.rounds {
             self.say(format_args!("round {round}"));
-            self.world.set_plan(self.drive, self.scenario.healthy());
+            self.heal();
+            if !first {
+                self.draw_away();
+            }
             let Some(shares) = self.start_until_up(!first)? else {
                 return Ok(());
             };
@@ -390,14 +412,17 @@ impl Run {
             if damaged {
                 return self.stay_damaged(shares);
             }
-            let stopped = self.load(&shares)?;
+            self.repair(&shares)?;
+            let dies = self.kill_a_drive();
+            let stopped = self.load(&shares, dies)?;
             self.count(&shares);
-            let ends_well = !stopped && self.scenario.faults != Faults::Io && self.rng.coin();
+            let ends_well =
+                !stopped && !dies && self.scenario.faults != Faults::Io && self.rng.coin();
             if ends_well {
                 self.finish(&shares)?;
             } else if !stopped {
                 if self.scenario.faults == Faults::Rot {
-                    self.world.set_plan(self.drive, self.scenario.healthy());
+                    self.heal();
                     self.run_for(QUIESCE)?;
                     self.rot();
                 }
@@ -411,7 +436,8 @@ impl Run {
 
     /// Everything is as promised, with the index and without it: then the segment files tell all.
     fn last_looks(&mut self) -> Result<(), String> {
-        self.world.set_plan(self.drive, self.scenario.healthy());
+        self.heal();
+        self.away.clear();
         let Some(shares) = self.start_until_up(false)? else {
             return Ok(());
         };
@@ -420,6 +446,7 @@ impl Run {
         if damaged {
             return self.stay_damaged(shares);
         }
+        self.repair(&shares)?;
         if self.scenario.faults == Faults::Full {
             self.empty(&shares)?;
         }
@@ -435,6 +462,71 @@ impl Run {
             self.nothing_is_left_over(&shares)?;
         }
         self.finish(&shares)
+    }
+
+    fn heal(&mut self) {
+        for drive in &self.drives {
+            self.world.set_plan(*drive, self.scenario.healthy());
+        }
+    }
+
+    /// Up to as many drives as the scheme bears are not there for a while; never the first, where metadata is.
+    fn draw_away(&mut self) {
+        self.away.clear();
+        let whole = !self.owes_repair && self.scenario.faults != Faults::Rot;
+        if self.scenario.drives == 1 || !whole || !self.rng.chance(0.4) {
+            return;
+        }
+        for _ in 0..self.rng.between(1, u64::from(self.scenario.scheme.m)) {
+            let drive = self.rng.between(1, u64::from(self.scenario.drives) - 1) as u16;
+            self.away.insert(drive);
+        }
+        self.owes_repair = true;
+        self.say(format_args!("drives {:?} are away", self.away));
+    }
+
+    /// A drive that fails every operation from now on, under the next load, in some lives.
+    fn kill_a_drive(&mut self) -> bool {
+        let strict = matches!(self.scenario.faults, Faults::Crash | Faults::Full);
+        if self.scenario.drives == 1
+            || !strict
+            || !self.away.is_empty()
+            || self.owes_repair
+            || !self.rng.chance(0.3)
+        {
+            return false;
+        }
+        self.owes_repair = true;
+        true
+    }
+
+    /// With all drives there, what they missed is made again.
+    fn repair(&mut self, shares: &Started) -> Result<(), String> {
+        if !self.owes_repair || !self.away.is_empty() {
+            return Ok(());
+        }
+        for (core, share) in shares.iter().enumerate() {
+            for (_, groups) in share.store.link().local() {
+                let store = share.store.clone();
+                let done = self
+                    .world
+                    .run_on(self.node, CoreId(core as u16), async move {
+                        store.repair_home(&groups).await
+                    });
+                match done {
+                    Ok(Ok(done)) => {
+                        self.say(format_args!("{done:?}"));
+                        self.summary.runs_repaired += done.runs;
+                        if done.failed > 0 && self.scenario.faults != Faults::Rot {
+                            return Err(format!("not all can be repaired: {done:?}"));
+                        }
+                    }
+                    other => return Err(format!("repair ends with {other:?}")),
+                }
+            }
+        }
+        self.owes_repair = self.scenario.faults == Faults::Io;
+        Ok(())
     }
 
     /// It answered what it could, and never wrongly; an operator comes next. Until then it must not forget, over
@@ -506,13 +598,19 @@ impl Run {
     fn start(&mut self) -> Result<Start, String> {
         let settings = self.scenario.settings();
         let volumes = self.scenario.volumes;
-        let directory = PathBuf::from(DIRECTORY);
+        let per_drive = volumes / self.scenario.drives;
+        let cores = self.scenario.cores;
+        let here = (0..self.scenario.drives).filter(|drive| !self.away.contains(drive));
+        let here: Vec<PathBuf> = here.map(directory).collect();
         let indexes = std::mem::take(&mut self.indexes);
         let prepared = self.world.run_on(self.node, CoreId(0), async move {
-            for (volume, choice) in indexes.into_iter().enumerate() {
-                twin::power_cut(&directory.join(format!("volume-{volume}/index")), choice);
+            for (volume, choice) in (0..).zip(indexes) {
+                let drive = directory(volume / per_drive);
+                twin::power_cut(&drive.join(format!("volume-{volume}/index")), choice);
             }
-            node::prepare(&[directory], volumes, &settings).await
+            // One drive has as many volumes as it is told, several have enough for the cores.
+            let wanted = if per_drive == volumes { volumes } else { cores };
+            node::prepare(&here, wanted, &settings).await
         });
         let layout: Rc<Layout> = match prepared {
             Ok(Ok(layout)) => Rc::new(layout),
@@ -616,9 +714,22 @@ impl Run {
     }
 
     /// Runs clients until the drawn failure strikes (`true`) or they are done (`false`).
-    fn load(&mut self, shares: &Started) -> Result<bool, String> {
+    fn load(&mut self, shares: &Started, dies: bool) -> Result<bool, String> {
         let plan = self.scenario.loaded(&mut self.rng);
-        self.world.set_plan(self.drive, plan);
+        for drive in &self.drives {
+            self.world.set_plan(*drive, plan.clone());
+        }
+        if dies {
+            let dead = self.rng.between(1, u64::from(self.scenario.drives) - 1) as usize;
+            self.say(format_args!("drive {dead} fails every operation"));
+            let plan = FaultPlan {
+                read_error: 1.0,
+                write_error: 1.0,
+                sync_error: 1.0,
+                ..plan
+            };
+            self.world.set_plan(self.drives[dead], plan);
+        }
         let strikes = self.scenario.draws_failures
             && self.scenario.faults != Faults::Rot
             && self.rng.chance(0.75);
@@ -662,7 +773,7 @@ impl Run {
                 rng: self.world.stream("reader", self.operations * 16 + n),
                 load: load.clone(),
                 clients: self.scenario.clients,
-                hang: self.world.hang(self.drive),
+                hang: self.world.hang(self.drives[0]),
             };
             reading.set(reading.get() + 1);
             let (running, reading) = (running.clone(), reading.clone());
@@ -770,8 +881,12 @@ impl Run {
 
     fn rot(&mut self) {
         let count = self.rng.between(1, 3);
-        let (drive, rng) = (self.drive, &mut self.rng);
         for _ in 0..count {
+            let drive = match self.drives.len() as u64 {
+                1 => self.drives[0],
+                all => self.drives[self.rng.below(all) as usize],
+            };
+            let rng = &mut self.rng;
             let rot = self.world.with_disk(drive, |disk, _| disk.rot(rng));
             if self.verbose {
                 println!("rot: {rot:?}");
