@@ -25,7 +25,7 @@ const PROPOSALS_MAX: usize = 8;
 /// Opens (or formats, for `volumes`) the store in `directory`, all of it on this core.
 pub async fn open(directory: &Path, volumes: u16) -> Result<CoreShare, Failure> {
     let settings = Settings::default();
-    let layout = node::prepare(directory, volumes, &settings).await?;
+    let layout = node::prepare(&[directory.to_owned()], volumes, &settings).await?;
     let share = node::start(&layout, CoreId(0), 1, None, &settings).await?;
     node::start_upkeep(&share);
     Ok(share)

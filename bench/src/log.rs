@@ -558,7 +558,7 @@ async fn open_volume(directory: &Path, file_length: u64) -> Result<CoreShare, Fa
         segment_file_length: Some(file_length),
         ..node::Settings::default()
     };
-    let layout = node::prepare(directory, 1, &settings).await?;
+    let layout = node::prepare(&[directory.to_owned()], 1, &settings).await?;
     let share = node::start(&layout, rt::CoreId(0), 1, None, &settings).await?;
     // No upkeep: it would ask after the objects that no version names.
     Ok(share)

@@ -48,7 +48,7 @@ pub fn run(options: &Options) -> Result<(), Failure> {
             segment_file_length: Some(length),
             ..Settings::default()
         };
-        let layout = node::prepare(&directory, 1, &settings).await?;
+        let layout = node::prepare(std::slice::from_ref(&directory), 1, &settings).await?;
         let share = node::start(&layout, CoreId(0), 1, None, &settings).await?;
         let volume = share.volumes[0].1.clone();
         let bucket = share

@@ -319,7 +319,7 @@ async fn open(directories: &[PathBuf], settings: &Settings) -> Result<Layout, No
     let map = newest_map(drives.iter().map(|(d, _)| &d.directory), cluster).await?;
     for (drive, _) in &drives {
         let known = map.last().drives.iter().find(|d| d.drive == drive.id);
-        if !known.is_some_and(|d| d.first_volume == drive.first_volume) {
+        if known.is_none_or(|d| d.first_volume != drive.first_volume) {
             return Err(mismatch(
                 &drive.directory,
                 "is a drive that the store has replaced; empty it, or leave it out",

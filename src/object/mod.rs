@@ -32,6 +32,7 @@ mod upkeep;
 pub use self::{
     get::Reader,
     repair::Repaired,
+    spread::durable_shards,
     store::Store,
     upkeep::{ask_about_orphans, free_some, run_upkeep},
 };

@@ -12,7 +12,11 @@
 //! Invariant: what a run needs, data and parity, is one allocation. Nobody waits for memory with part of a run in hand,
 //! so uploads that wait for each other cannot come to hold all of it.
 
-use std::{cell::RefCell, collections::BTreeMap, rc::Rc};
+use std::{
+    cell::RefCell,
+    collections::{BTreeMap, btree_map::Entry},
+    rc::Rc,
+};
 
 use futures_util::future::join_all;
 use shard_format::{BLOCK_SIZE, ChunkIndex, MissingRoles, ObjectId, Role, SEGMENT_SIZE, Scheme};
@@ -26,7 +30,7 @@ use super::{
 use crate::{link::Request, md5::Slice, placement::Roles, rt::Buf, volume::VolumeError};
 
 /// Shards of a chunk that must be durable before a put is acknowledged.
-pub(super) const fn durable_shards(scheme: Scheme) -> u16 {
+pub const fn durable_shards(scheme: Scheme) -> u16 {
     if scheme.m >= 2 {
         scheme.k as u16 + 1
     } else {
@@ -166,7 +170,7 @@ impl Spread {
             // A shard that lacks a run is missing; more of it would help nobody.
             let wanted = !segments.is_empty() && missing >> role.0 & 1 == 0;
             let volume = volumes[usize::from(role.0)];
-            wanted.then(|| async move {
+            wanted.then_some(async move {
                 let request = Request::Store { segments, data };
                 (role, self.store.link().call(volume, request).await)
             })
@@ -181,17 +185,13 @@ impl Spread {
 
     fn place(&self, chunk: ChunkIndex) -> Result<(Roles, u64), StoreError> {
         let mut chunks = self.chunks.borrow_mut();
-        if !chunks.contains_key(&chunk) {
-            let volumes = self.placed.volumes(&self.store, chunk)?;
-            chunks.insert(
-                chunk,
-                Chunk {
-                    volumes,
-                    missing: 0,
-                },
-            );
-        }
-        let place = &chunks[&chunk];
+        let place = match chunks.entry(chunk) {
+            Entry::Occupied(place) => place.into_mut(),
+            Entry::Vacant(new) => new.insert(Chunk {
+                volumes: self.placed.volumes(&self.store, chunk)?,
+                missing: 0,
+            }),
+        };
         Ok((place.volumes.clone(), place.missing))
     }
 

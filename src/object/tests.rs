@@ -537,14 +537,14 @@ fn any_range_is_read_without_as_many_shards_as_there_is_parity() {
 #[test]
 fn with_one_shard_too_few_an_object_is_unreadable_and_never_short() {
     with_shards_lost((2, 1), 2, |share, bucket, bodies| async move {
-        for n in 0..bodies.len() {
+        for (n, body) in bodies.iter().enumerate() {
             let key = n.to_string();
             let mut reader = share.store.get(&bucket, key.as_bytes()).await.unwrap();
             let mut length = 0;
             let error = loop {
                 match reader.next().await {
                     Ok(Some(piece)) => length += piece.len(),
-                    Ok(None) => panic!("{length} bytes of {} and no error", bodies[n].len()),
+                    Ok(None) => panic!("{length} bytes of {} and no error", body.len()),
                     Err(error) => break error,
                 }
             };

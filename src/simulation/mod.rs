@@ -34,6 +34,7 @@ use crate::{
     limits::LEASE_TIME,
     link::Frame,
     node::{self, CoreShare, Layout, Settings},
+    object::durable_shards,
     rt::{
         CoreId,
         sim::{CutMode, DriveId, Failure, FaultPlan, NodeId, Point, Rng, Stop, World},
@@ -415,6 +416,7 @@ impl Run {
             self.repair(&shares)?;
             let dies = self.kill_a_drive();
             let stopped = self.load(&shares, dies)?;
+            self.owes_repair |= self.scenario.faults == Faults::Io;
             self.count(&shares);
             let ends_well =
                 !stopped && !dies && self.scenario.faults != Faults::Io && self.rng.coin();
@@ -473,7 +475,9 @@ impl Run {
     /// Up to as many drives as the scheme bears are not there for a while; never the first, where metadata is.
     fn draw_away(&mut self) {
         self.away.clear();
-        let whole = !self.owes_repair && self.scenario.faults != Faults::Rot;
+        // Failing writes and rot take shards too, and both together may be more than the scheme bears.
+        let whole =
+            !self.owes_repair && matches!(self.scenario.faults, Faults::Crash | Faults::Full);
         if self.scenario.drives == 1 || !whole || !self.rng.chance(0.4) {
             return;
         }
@@ -505,6 +509,7 @@ impl Run {
         if !self.owes_repair || !self.away.is_empty() {
             return Ok(());
         }
+        let mut whole = true;
         for (core, share) in shares.iter().enumerate() {
             for (_, groups) in share.store.link().local() {
                 let store = share.store.clone();
@@ -517,15 +522,18 @@ impl Run {
                     Ok(Ok(done)) => {
                         self.say(format_args!("{done:?}"));
                         self.summary.runs_repaired += done.runs;
-                        if done.failed > 0 && self.scenario.faults != Faults::Rot {
-                            return Err(format!("not all can be repaired: {done:?}"));
+                        match self.scenario.faults {
+                            _ if done.failed == 0 => {}
+                            // A full drive takes no shards; what it lacks stays owed.
+                            Faults::Full | Faults::Rot => whole = false,
+                            _ => return Err(format!("not all can be repaired: {done:?}")),
                         }
                     }
                     other => return Err(format!("repair ends with {other:?}")),
                 }
             }
         }
-        self.owes_repair = self.scenario.faults == Faults::Io;
+        self.owes_repair = !whole;
         Ok(())
     }
 
@@ -740,6 +748,8 @@ impl Run {
             model: self.model.clone(),
             bucket: self.bucket.clone().expect("made in the first round"),
             faults: self.scenario.faults,
+            too_few_drives: self.away.len() as u16
+                > self.scenario.scheme.width() - durable_shards(self.scenario.scheme),
             verdict: RefCell::new(Verdict::default()),
         });
         let running = Rc::new(std::cell::Cell::new(0usize));
@@ -910,6 +920,8 @@ impl Run {
             model: self.model.clone(),
             bucket: self.bucket.clone().expect("made in the first round"),
             faults: self.scenario.faults,
+            too_few_drives: self.away.len() as u16
+                > self.scenario.scheme.width() - durable_shards(self.scenario.scheme),
             verdict: RefCell::new(Verdict::default()),
         });
         let (store, checked) = (shares[core].store.clone(), load.clone());
@@ -970,6 +982,8 @@ impl Run {
             model: self.model.clone(),
             bucket: self.bucket.clone().expect("made in the first round"),
             faults: self.scenario.faults,
+            too_few_drives: self.away.len() as u16
+                > self.scenario.scheme.width() - durable_shards(self.scenario.scheme),
             verdict: RefCell::new(Verdict::default()),
         });
         let store = shares[0].store.clone();

@@ -16,6 +16,7 @@ use crate::{
         self, Buf,
         sim::{Hang, Rng},
     },
+    volume::VolumeError,
 };
 
 pub const KEYS_PER_CLIENT: usize = 6;
@@ -37,6 +38,8 @@ pub struct Load {
     pub bucket: BucketInfo,
     pub faults: Faults,
     pub verdict: RefCell<Verdict>,
+    /// For a put to be acknowledged.
+    pub too_few_drives: bool,
 }
 
 #[derive(Default)]
@@ -281,9 +284,11 @@ impl Client {
             StoreError::ReadOnly { .. } | StoreError::Unreadable { .. }
         );
         let unavailable = matches!(e, StoreError::Unavailable { .. } | StoreError::Full);
+        // With as many drives away as there is parity, old objects are read, and new ones have too few to go to.
+        let short = self.load.too_few_drives && *e == StoreError::from(VolumeError::Away);
         let fine = match self.load.faults {
-            Faults::Crash => false,
-            Faults::Full => *e == StoreError::Full,
+            Faults::Crash => short,
+            Faults::Full => *e == StoreError::Full || short,
             Faults::Io => read_only,
             Faults::Rot => read_only || unavailable,
         };
