@@ -599,38 +599,4 @@ impl Groups {
             .expect("an object id fits");
         Ok(self.propose(pg, false, payload).await?.is_ok())
     }
-
-    /// How many objects wait to be freed (bounded count, for `status`).
-    pub fn free_backlog(&self) -> Result<usize, VolumeError> {
-        Ok(self.to_free(1024)?.len())
-    }
-
-    /// Every key of a bucket with its size, for checks.
-    pub fn keys(&self, bucket: BucketId) -> Result<Vec<(Vec<u8>, u64)>, VolumeError> {
-        let mut all = Vec::new();
-        let prefix = bucket.0.to_be_bytes();
-        let mut from = prefix.to_vec();
-        loop {
-            let end = self
-                .volume
-                .view()
-                .index
-                .scan(Table::Versions, &from, 4096, |k, v| {
-                    if !k.starts_with(&prefix) {
-                        return Step::Stop;
-                    }
-                    if let (Some((_, key, _)), Some((_, _, _, value))) =
-                        (split_version_key(k), Slot::split(v))
-                        && let Some(value) = VersionValue::access(value)
-                    {
-                        all.push((key.to_vec(), value.size.to_native()));
-                    }
-                    Step::Next
-                })?;
-            match end {
-                ScanEnd::Budget(next) => from = next,
-                _ => return Ok(all),
-            }
-        }
-    }
 }

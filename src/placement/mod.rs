@@ -69,18 +69,6 @@ impl Map {
         }
     }
 
-    /// `volume_count` volumes of equal weight on one drive.
-    pub fn single_drive(epoch: Epoch, pg_count: u32, volume_count: u16) -> Map {
-        let members = (0..volume_count)
-            .map(|volume| Member {
-                volume,
-                weight: 1,
-                domain: Domain::default(),
-            })
-            .collect();
-        Map::new(epoch, pg_count, members)
-    }
-
     /// In order of their volumes.
     pub fn members(&self) -> &[Member] {
         &self.volumes.members
@@ -145,11 +133,5 @@ impl Map {
         scheme: Scheme,
     ) -> Result<Roles, TooFewDomains> {
         Ok(self.ring(scheme)?.volumes_of(point(object, chunk)))
-    }
-
-    /// The volume of the only role of a chunk without parity.
-    pub fn volume_of_chunk(&self, object: ObjectId, chunk: ChunkIndex) -> u16 {
-        let roles = self.volumes_of_chunk(object, chunk, Scheme::PLAIN);
-        roles.expect("a map has members")[0]
     }
 }

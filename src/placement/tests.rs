@@ -298,9 +298,19 @@ fn every_group_has_one_home() {
     assert!(seen.iter().all(|n| *n == 1));
 }
 
+/// Volumes of equal weight on one drive.
+fn one_drive(volume_count: u16) -> Map {
+    let members = (0..volume_count).map(|volume| Member {
+        volume,
+        weight: 1,
+        domain: Domain::default(),
+    });
+    Map::new(Epoch(1), 256, members.collect())
+}
+
 #[test]
 fn the_group_of_an_object_is_the_group_of_its_key() {
-    let map = Map::single_drive(Epoch(1), 256, 3);
+    let map = one_drive(3);
     for i in 0..1000u32 {
         let key = i.to_be_bytes();
         let hash = key_hash32(BucketId(7), &key);
@@ -314,11 +324,14 @@ fn the_group_of_an_object_is_the_group_of_its_key() {
 
 #[test]
 fn chunks_spread_over_volumes() {
-    let map = Map::single_drive(Epoch(1), 256, 4);
+    let map = one_drive(4);
     let mut counts = [0u32; 4];
     for i in 0..10_000u32 {
         let object = ObjectId::new(i.wrapping_mul(0x9e37_79b9), Hlc(1), [0; 4]);
-        counts[usize::from(map.volume_of_chunk(object, ChunkIndex(0)))] += 1;
+        counts[usize::from(
+            map.volumes_of_chunk(object, ChunkIndex(0), Scheme::PLAIN)
+                .unwrap()[0],
+        )] += 1;
     }
     // 4.5 standard deviations.
     assert!(

@@ -445,9 +445,4 @@ impl Volume {
         }
         Ok((Record::Segments { segments, data }, next))
     }
-
-    /// Whether reclaim has nothing to do (for tests and for draining).
-    pub fn reclaim_is_idle(&self) -> bool {
-        self.choose().is_none()
-    }
 }
