@@ -1,4 +1,4 @@
-//! The admin listener: metrics and health, for machines that watch this one.
+//! The admin listener: metrics, status and health, for machines that watch this one.
 //!
 //! Served by one core, in plain HTTP and without credentials: nothing here changes anything or
 //! names a bucket, a key or a user. By default only this machine reaches it.
@@ -13,9 +13,11 @@ use crate::link::Link;
 use crate::metrics::counters::Own;
 use crate::metrics::exposition::{self, Sources};
 use crate::metrics::text::CONTENT_TYPE;
+use crate::node::Layout;
 use crate::rt::sync::Semaphore;
 use crate::rt::{TcpListener, TcpStream, sleep, spawn, timeout, unix_ms};
 use crate::s3::wire::Wire;
+use crate::status;
 use crate::tls::Stream;
 
 /// Scrapers and probes: a few, each with one connection.
@@ -31,6 +33,7 @@ const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
 pub struct Admin {
     pub sources: Sources,
     pub link: Link,
+    pub layout: Layout,
     /// Requests can be served, and no drain was asked for.
     pub ready: Box<dyn Fn() -> bool>,
 }
@@ -91,6 +94,12 @@ async fn answer(head: &Head, admin: &Admin) -> (u16, &'static str, String) {
             let page = exposition::page(&admin.sources, &admin.link).await;
             (200, CONTENT_TYPE, page)
         }
+        b"/status" => {
+            let status = status::of(&admin.layout, &admin.link).await;
+            let mut page = serde_json::to_string_pretty(&status).expect("plain data serialises");
+            page.push('\n');
+            (200, "application/json", page)
+        }
         b"/minio/health/live" => (200, TEXT, String::new()),
         b"/minio/health/ready" => match (admin.ready)() {
             true => (200, TEXT, String::new()),
@@ -99,7 +108,7 @@ async fn answer(head: &Head, admin: &Admin) -> (u16, &'static str, String) {
         _ => (
             404,
             TEXT,
-            "there is /metrics, /minio/health/live, /minio/health/ready\n".to_owned(),
+            "there is /metrics, /status, /minio/health/live, /minio/health/ready\n".to_owned(),
         ),
     }
 }

@@ -27,7 +27,7 @@ use crate::credentials::{self, Origin, RootCredentials};
 use crate::datadir::{Contents, DataDir};
 use crate::rt::net::Claim;
 use crate::server::{self, ReadyReport};
-use crate::{bench, inspect, plan, rt, signals, startup};
+use crate::{bench, inspect, plan, rt, signals, startup, status};
 
 pub fn command() -> Command {
     let mut serve = Command::new("serve")
@@ -74,6 +74,7 @@ pub fn command() -> Command {
         .subcommand(serve)
         .subcommand(inspect::command::inspect_command())
         .subcommand(inspect::command::accept_loss_command())
+        .subcommand(status::command::command())
         .subcommand(plan::command::command())
         .subcommand(bench::command::command())
         .subcommand(
@@ -106,6 +107,7 @@ pub fn main() -> ExitCode {
         Some(("serve", arguments)) => serve(arguments),
         Some(("inspect", arguments)) => return inspect::command::inspect(arguments),
         Some(("accept-loss", arguments)) => inspect::command::accept_loss(arguments),
+        Some(("status", arguments)) => status::command::run(arguments),
         Some(("plan", arguments)) => plan::command::main(arguments),
         Some(("bench", arguments)) => return bench::command::main(arguments),
         Some(("sim", arguments)) => {

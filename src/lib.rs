@@ -29,5 +29,6 @@ pub mod server;
 pub mod signals;
 pub mod simulation;
 pub mod startup;
+pub mod status;
 pub mod tls;
 pub mod volume;

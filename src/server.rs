@@ -368,6 +368,7 @@ fn start_admin(plan: &Plan, context: &Rc<Context<Store>>) {
             started_ms: plan.started_ms,
         },
         link: context.store.link().clone(),
+        layout: plan.layout.clone(),
         ready: Box::new(ready),
     };
     rt::spawn(admin::serve(TcpListener::from_claim(claim), Rc::new(admin)));

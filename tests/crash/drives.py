@@ -16,8 +16,10 @@ Standard library only; needs root and loop devices.
 """
 
 import argparse
+import json
 import pathlib
 import random
+import subprocess
 import sys
 import time
 import urllib.request
@@ -77,6 +79,16 @@ class Store:
             lines = page.read().decode().splitlines()
         return sum(float(line.split()[-1]) for line in lines if line.startswith(name))
 
+    def status(self):
+        done = subprocess.run(
+            [self.binary, "status", "--json", "--admin", f"127.0.0.1:{self.admin}"],
+            capture_output=True,
+            text=True,
+            check=True,
+            timeout=30,
+        )
+        return json.loads(done.stdout)
+
 
 def repaired(store, seconds=60):
     """Waits until repair has had its time: its counter stands still."""
@@ -92,14 +104,14 @@ def repaired(store, seconds=60):
 
 
 def rot(drive, draw, share):
-    """Changes a byte in so many of the bulk files' blocks."""
+    """Changes a byte in so many blocks of the files that hold shards."""
     changed = 0
     for path in sorted((drive.path / "data").glob("volume-*/segments/*.seg")):
         blocks = path.stat().st_size // 8192
         with path.open("r+b") as file:
             head = file.read(512)
-            # Head u8 at 108 of the header: 2 is bulk (SPEC.md, 2.1).
-            if head[108] != 2:
+            # Head u8 at 108 of the header: 2 is bulk, 3 is what reclaim moved (SPEC.md, 2.1).
+            if head[108] not in (2, 3):
                 continue
             for block in range(1, blocks):
                 file.seek(block * 8192)
@@ -140,6 +152,12 @@ def life(count, arguments):
         if after.acknowledged - before.acknowledged < 10:
             raise workload.Wrong(f"{name}: nothing went on without the drive")
         load.verify(server, f"{name}, drive {lost} dead")
+        status = store.status()
+        dead = [d for d in status["drives"] if any(v["read_only"] for v in d["volumes"])]
+        if [d["directory"] for d in dead] != [str(store.drives[lost].path / "data")]:
+            raise workload.Wrong(f"{name}: drive {lost} is dead, and the status is {status}")
+        if status["scheme"] != name or status["failure_domain"] != "drive":
+            raise workload.Wrong(f"{name}: {status}")
 
         # 2. Started without it.
         rest = [n for n in range(count) if n != lost]
@@ -153,6 +171,9 @@ def life(count, arguments):
                 raise
         store.restart(rest, "--missing-drives", "accept")
         load.verify(store.server, f"{name}, started without drive {lost}")
+        missing = [d for d in store.status()["drives"] if d["directory"] is None]
+        if [d["id"] for d in missing] != [d["id"] for d in dead]:
+            raise workload.Wrong(f"{name}: drive {lost} is missing, and the status is {store.status()}")
         load.begin(store.server)
         time.sleep(arguments.load)
         load.end()
