@@ -15,6 +15,7 @@ use std::{
 };
 
 use futures_channel::oneshot;
+use futures_util::future::join_all;
 use shard_format::{BucketId, Epoch, Head, ObjectId, PgId, SegmentIndex};
 
 use crate::{
@@ -27,6 +28,10 @@ use crate::{
     rt::{self, Buf, CoreId, mailbox::Mailbox},
     volume::{Counters, Fetched, Outcome, Shard, VolumeError},
 };
+
+/// How long volumes may take to answer. Scrapers wait for 10 s by default, and a core that is busy
+/// for a second has other troubles to tell of.
+const STATUS_TIME_MAX: Duration = Duration::from_secs(2);
 
 /// What one core asks of a volume.
 pub enum Request {
@@ -305,6 +310,18 @@ impl Link {
             )
             .await;
         rx.await.unwrap_or(Err(VolumeError::Closed))
+    }
+
+    /// What every volume that is here says of itself; `None` of one that does not answer in time.
+    pub async fn statuses(&self) -> Vec<(u16, Option<VolumeStatus>)> {
+        let asked = self.volumes().map(|volume| async move {
+            let answer = rt::timeout(STATUS_TIME_MAX, self.call(volume, Request::Status)).await;
+            match answer {
+                Ok(Ok(Reply::Status(status))) => (volume, Some(status)),
+                _ => (volume, None),
+            }
+        });
+        join_all(asked).await
     }
 
     /// Tells without waiting for the answer.

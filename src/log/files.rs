@@ -101,18 +101,11 @@ impl Pinned {
     pub async fn read(&self, offset: u32, length: u32) -> Result<(Buf, usize), LogError> {
         let start = offset as usize / BLOCK_SIZE * BLOCK_SIZE;
         let end = (offset as usize + length as usize).next_multiple_of(BLOCK_SIZE);
-        let mut buf = Buf::alloc(end - start).await;
-        buf.set_len(end - start);
-        let (result, buf) = self.0.file.read_exact_at(buf, start as u64).await;
-        match result {
-            Ok(()) => Ok((buf, offset as usize - start)),
-            Err(e) => Err(LogError::Unreadable {
-                what: format!(
-                    "segment file {} at {offset}, {length} bytes: {e}",
-                    self.0.number
-                ),
-            }),
-        }
+        let buf = Buf::alloc(end - start).await;
+        let (result, buf) = self
+            .read_into(buf, start as u32, (end - start) as u32)
+            .await;
+        result.map(|()| (buf, offset as usize - start))
     }
 
     /// As [`Pinned::read`], into memory that is the caller's: whole blocks, from a block's start on.

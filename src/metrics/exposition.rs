@@ -3,17 +3,10 @@
 use super::counters::{CLASSES, CoreCounters, Count, DURATION_BOUNDS};
 use super::text::Text;
 use super::*;
-use crate::link::{Link, Reply, Request, VolumeStatus};
-use crate::rt::timeout;
+use crate::link::{Link, VolumeStatus};
 use crate::tls;
-use futures_util::future::join_all;
 use std::collections::BTreeMap;
 use std::sync::Arc;
-use std::time::Duration;
-
-/// How long volumes may take to answer. Scrapers wait for 10 s by default, and a core that is busy
-/// for a second has other troubles to tell of.
-const VOLUME_TIME_MAX: Duration = Duration::from_secs(2);
 
 /// Where the figures come from.
 #[derive(Clone)]
@@ -25,14 +18,7 @@ pub struct Sources {
 
 /// The page.
 pub async fn page(sources: &Sources, link: &Link) -> String {
-    let asked = link.volumes().map(|volume| async move {
-        let answer = timeout(VOLUME_TIME_MAX, link.call(volume, Request::Status)).await;
-        match answer {
-            Ok(Ok(Reply::Status(status))) => (volume, Some(status)),
-            _ => (volume, None),
-        }
-    });
-    let volumes = join_all(asked).await;
+    let volumes = link.statuses().await;
     let mut text = Text::default();
     write_process(&mut text, sources);
     write_requests(&mut text, sources);

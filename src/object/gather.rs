@@ -149,16 +149,28 @@ impl Placed {
         Ok(bufs)
     }
 
-    /// A buffer for each of so many roles, from one allocation.
-    async fn memory(&self, run: &Run, roles: usize) -> Vec<Buf> {
-        let one = self.layout.memory(run, Role(0));
-        if roles == 1 {
-            return vec![Buf::alloc(one).await];
+    /// Bytes of memory that so many roles of the run take, to be had at once; [`Placed::share`] makes it theirs.
+    pub fn memory_of(&self, run: &Run, roles: usize) -> usize {
+        match self.layout.memory(run, Role(0)) {
+            one if roles == 1 => one,
+            one => one.next_power_of_two() * roles,
         }
-        let one = one.next_power_of_two();
-        let mut bufs = Buf::alloc(one * roles).await.split(one);
+    }
+
+    /// A buffer for each of so many roles.
+    pub fn share(&self, run: &Run, memory: Buf, roles: usize) -> Vec<Buf> {
+        if roles == 1 {
+            return vec![memory];
+        }
+        let one = self.layout.memory(run, Role(0));
+        let mut bufs = memory.split(one.next_power_of_two());
         bufs.truncate(roles);
         bufs
+    }
+
+    async fn memory(&self, run: &Run, roles: usize) -> Vec<Buf> {
+        let memory = Buf::alloc(self.memory_of(run, roles)).await;
+        self.share(run, memory, roles)
     }
 
     /// Rows of each of the roles; or which of them cannot be had. Then the others are given up, memory and all: what is

@@ -73,22 +73,14 @@ impl Spread {
 
     /// Bytes of memory that a run takes, to be had at once; [`Spread::cut`] makes it the roles'.
     pub fn memory(&self, run: &Run) -> usize {
-        let role = self.placed.layout.memory(run, Role(0));
-        match self.placed.layout.scheme.width() {
-            1 => role,
-            width => role.next_power_of_two() * usize::from(width),
-        }
+        let width = usize::from(self.placed.layout.scheme.width());
+        self.placed.memory_of(run, width)
     }
 
     /// A buffer for each role, with the length that its segments will have.
     pub fn cut(&self, run: &Run, memory: Buf) -> Vec<Buf> {
         let width = usize::from(self.placed.layout.scheme.width());
-        let mut bufs = if width == 1 {
-            vec![memory]
-        } else {
-            memory.split(self.placed.layout.memory(run, Role(0)).next_power_of_two())
-        };
-        bufs.truncate(width);
+        let mut bufs = self.placed.share(run, memory, width);
         for (role, buf) in self.roles().zip(&mut bufs) {
             buf.set_len(self.placed.layout.memory(run, role));
         }

@@ -43,7 +43,8 @@ pub async fn run_upkeep(store: Store, volume: u16, groups: std::rc::Rc<Groups>) 
     if let Err(error) = groups.sweep_parts().await {
         tracing::warn!(volume, %error, "looking for parts without an upload failed");
     }
-    if store.link().map().members().len() > 1 {
+    // Without parity there is nothing to make a shard from.
+    if store.scheme().m > 0 {
         let (store, groups) = (store.clone(), groups.clone());
         rt::spawn(async move { run_repairs(store, volume, groups).await });
     }

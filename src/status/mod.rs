@@ -5,20 +5,13 @@
 
 pub mod command;
 
-use std::time::Duration;
-
-use futures_util::future::join_all;
 use serde::{Deserialize, Serialize};
 
 use crate::{
-    link::{Link, Reply, Request, VolumeStatus},
+    link::{Link, VolumeStatus},
     node::Layout,
     placement::scheme,
-    rt,
 };
-
-/// A volume that does not answer within it is told as one that does not.
-const VOLUME_TIME_MAX: Duration = Duration::from_secs(2);
 
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct Status {
@@ -63,14 +56,10 @@ pub struct Volume {
 
 /// Asks every volume.
 pub async fn of(layout: &Layout, link: &Link) -> Status {
-    let asked = link.volumes().map(|volume| async move {
-        let answer = rt::timeout(VOLUME_TIME_MAX, link.call(volume, Request::Status)).await;
-        match answer {
-            Ok(Ok(Reply::Status(status))) => Some((volume, status)),
-            _ => None,
-        }
-    });
-    let answers: Vec<(u16, VolumeStatus)> = join_all(asked).await.into_iter().flatten().collect();
+    let answers = link.statuses().await.into_iter();
+    let answers: Vec<(u16, VolumeStatus)> = answers
+        .filter_map(|(volume, status)| Some((volume, status?)))
+        .collect();
     summary(layout, &answers)
 }
 
